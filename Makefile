@@ -1,0 +1,43 @@
+# Everything is set up by the target that needs it: on a fresh Debian with python3, git and make,
+# `make demo` and `make test` are all there is to type.
+
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+.PHONY: help demo test check run setup bench clean
+
+RUN := .venv/bin/
+DEMO ?=
+TEST ?=
+
+help:
+	@echo "make demo    a real model repairs a small repository: set-up, weights and all (DEMO='--case NAME' chooses, --list shows)"
+	@echo "make test    the tests (TEST='-k NAME' chooses)"
+	@echo "make check   formatting, types, import rules"
+	@echo "make run     the service in the foreground"
+	@echo "make bench   the benchmarks; each prints a table and a JSON line"
+
+demo: setup
+	$(RUN)nightcrew demo $(DEMO)
+
+test: setup
+	$(RUN)pytest -n auto $(TEST)
+
+check: setup
+	$(RUN)ruff format --check .
+	$(RUN)ruff check .
+	$(RUN)pyright
+	$(RUN)lint-imports
+
+run: setup
+	$(RUN)nightcrew up
+
+bench: setup
+	$(RUN)python bench/overhead.py
+
+setup: .venv/installed
+
+.venv/installed: pyproject.toml uv.lock scripts/set-up
+	scripts/set-up
+
+clean:
+	rm -rf .venv .uv dist build
