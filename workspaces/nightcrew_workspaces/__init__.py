@@ -1,0 +1,59 @@
+"""Workspaces: boxes that confine commands, private clones for tasks, checkpoints, and what comes out of them."""
+
+from nightcrew_workspaces.box import Box, Captured, CommandResult, Ended, self_test
+from nightcrew_workspaces.checkpoint import Checkpoint, LeftOut
+from nightcrew_workspaces.errors import (
+    BoxError,
+    BoxUnavailable,
+    FileCode,
+    FileError,
+    GitError,
+    HarvestRefused,
+    RepositoryError,
+    WorkspaceError,
+)
+from nightcrew_workspaces.files import Edited, Entry, Files, FileText, Match, SearchResult, Written
+from nightcrew_workspaces.harvest import ChangedFile, Harvest
+from nightcrew_workspaces.policy import WORKSPACE, BoxPolicy, BoxUser, Limits, Mount
+from nightcrew_workspaces.source import Source, SourceState, is_url
+from nightcrew_workspaces.user import box_user
+from nightcrew_workspaces.workspace import Workspace, Workspaces, default_root
+
+__all__ = [
+    "WORKSPACE",
+    "Box",
+    "BoxError",
+    "BoxPolicy",
+    "BoxUnavailable",
+    "BoxUser",
+    "Captured",
+    "ChangedFile",
+    "Checkpoint",
+    "CommandResult",
+    "Edited",
+    "Ended",
+    "Entry",
+    "FileCode",
+    "FileError",
+    "FileText",
+    "Files",
+    "GitError",
+    "Harvest",
+    "HarvestRefused",
+    "LeftOut",
+    "Limits",
+    "Match",
+    "Mount",
+    "RepositoryError",
+    "SearchResult",
+    "Source",
+    "SourceState",
+    "Workspace",
+    "WorkspaceError",
+    "Workspaces",
+    "Written",
+    "box_user",
+    "default_root",
+    "is_url",
+    "self_test",
+]

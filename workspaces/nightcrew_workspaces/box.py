@@ -1,0 +1,298 @@
+"""A box: run one command in it with limits, or keep a process in it to talk to.
+
+There is no fallback: what cannot be confined is not run.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import shutil
+import socket
+import tempfile
+import time
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import anyio
+
+from nightcrew_workspaces.errors import BoxUnavailable
+from nightcrew_workspaces.failure import start_failure
+from nightcrew_workspaces.memory import MemoryWatch
+from nightcrew_workspaces.output import Transcript
+from nightcrew_workspaces.policy import SUPPORT, WORKSPACE, BoxPolicy, BoxUser, Limits, Mount
+from nightcrew_workspaces.process import BoxProcess, start
+from nightcrew_workspaces.running import Ended, PipeReader, Running, put_away
+from nightcrew_workspaces.user import box_user
+
+__all__ = ["Box", "BoxChannel", "Captured", "CommandResult", "Ended", "box_user", "self_test", "support_files"]
+
+_PYTHON = ("/usr/bin/python3", "-I", "-S")
+_SCRIPTS = ("probe.py", "spectrum.py")
+_MODULES = ("boxd.py", "boxd_find.py", "boxd_text.py")
+_NEEDED = {"/usr/bin/python3": "python3", "/usr/bin/git": "git", "/usr/bin/prlimit": "util-linux"}
+
+
+@dataclass(frozen=True)
+class CommandResult:
+    """What one command did."""
+
+    command: str
+    exit_code: int | None
+    """None when it was stopped (`timeout`, `memory`, `output`); 128 + N when it ended by signal N."""
+    ended: Ended
+    output: str
+    """Standard output and error as they came: cleaned, head and tail."""
+    omitted_bytes: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Captured:
+    """What one command of our own wrote, byte for byte."""
+
+    exit_code: int | None
+    ended: Ended
+    stdout: bytes
+    stderr: str
+    """Cleaned, head and tail."""
+    seconds: float
+
+    @property
+    def ok(self) -> bool:
+        return self.exit_code == 0 and self.ended == "exited"
+
+
+class Box:
+    """Runs commands under one policy, each in a fresh box; to be used from the event loop's thread."""
+
+    def __init__(self, policy: BoxPolicy) -> None:
+        self.policy = replace(policy, files={**support_files(), **policy.files})
+
+    async def run(
+        self,
+        command: str | Sequence[str],
+        *,
+        seconds: float | None = None,
+        stdin: bytes = b"",
+        on_output: Callable[[str], None] | None = None,
+        env: Mapping[str, str] | None = None,
+        mounts: Sequence[Mount] = (),
+    ) -> CommandResult:
+        """Run a command to its end; a `str` goes through the shell. Nothing of it is alive afterwards.
+
+        `seconds` is the limit of this command, the policy's when None. Cancelling kills everything it started.
+        Raises `BoxUnavailable` or `BoxError` when it could not be started, never for what it did.
+        """
+        argv = _through_shell(command) if isinstance(command, str) else tuple(command)
+        begun = time.monotonic()
+        running = Running(self._policy(env, mounts), seconds)
+        limits = running.policy.limits
+        transcript = Transcript(limits.output_bytes, on_output)
+        sink = running.output(transcript.feed, limits.flood_mib << 20)
+        await running.execute(argv, stdin=stdin, stdout=sink, stderr=sink)
+        output, omitted = transcript.finish()
+        running.raise_for_start(output)
+        text = command if isinstance(command, str) else " ".join(argv)
+        return CommandResult(text, running.exit_code, running.ended, output, omitted, time.monotonic() - begun)
+
+    async def capture(
+        self,
+        argv: Sequence[str],
+        *,
+        seconds: float | None = None,
+        stdin: bytes | int = b"",
+        stdout: int | None = None,
+        env: Mapping[str, str] | None = None,
+        mounts: Sequence[Mount] = (),
+        limit_bytes: int = 64 << 20,
+    ) -> Captured:
+        """Run a command whose standard output is data: returned as it is, or written to the descriptor `stdout`.
+
+        More than `limit_bytes` of it ends the command as `output`; with a descriptor the policy's `file_mib` counts.
+        `stdin` is bytes or a descriptor to read from. Otherwise as `run`.
+        """
+        begun = time.monotonic()
+        running = Running(self._policy(env, mounts), seconds)
+        limits = running.policy.limits
+        data, errors = bytearray(), Transcript(limits.output_bytes)
+        sink = running.output(data.extend, limit_bytes) if stdout is None else stdout
+        error_sink = running.output(errors.feed, limits.flood_mib << 20)
+        await running.execute(argv, stdin=stdin, stdout=sink, stderr=error_sink)
+        stderr, _ = errors.finish()
+        running.raise_for_start(stderr)
+        return Captured(running.exit_code, running.ended, bytes(data), stderr, time.monotonic() - begun)
+
+    async def spawn(
+        self, argv: Sequence[str], *, env: Mapping[str, str] | None = None, mounts: Sequence[Mount] = ()
+    ) -> BoxChannel:
+        """Start a process to talk to over its standard input and output; the channel has to be closed.
+
+        Raises as `run` does where that is known at once; a box that fails later ends the stream, see `aclose`.
+        """
+        policy = self._policy(env, mounts)
+        ours, theirs = socket.socketpair()
+        errors = Transcript(policy.limits.output_bytes)
+        pipe = PipeReader(errors.feed)
+        try:
+            end = theirs.fileno()
+            process = start(policy, argv, stdin=end, stdout=end, stderr=pipe.write_end)
+        except BaseException:
+            pipe.close()
+            ours.close()
+            raise
+        finally:
+            theirs.close()
+        pipe.close_write_end()
+        reader, writer = await asyncio.open_unix_connection(sock=ours)
+        return BoxChannel(process, policy, reader, writer, pipe, errors)
+
+    def _policy(self, env: Mapping[str, str] | None, mounts: Sequence[Mount]) -> BoxPolicy:
+        if not env and not mounts:
+            return self.policy
+        more = {**self.policy.env, **(env or {})}
+        return replace(self.policy, env=more, mounts=(*self.policy.mounts, *mounts))
+
+
+class BoxChannel:
+    """A process in a box and the two streams to it."""
+
+    def __init__(
+        self,
+        process: BoxProcess,
+        policy: BoxPolicy,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        pipe: PipeReader,
+        errors: Transcript,
+    ) -> None:
+        self.reader = reader
+        self.writer = writer
+        self._process = process
+        self._policy = policy
+        self._pipe = pipe
+        self._errors = errors
+
+    @property
+    def alive(self) -> bool:
+        return not self._process.gone
+
+    @contextmanager
+    def memory_watched(self) -> Generator[None]:
+        """Hold the box to its memory limit while something is asked of it; going over kills it."""
+        watch = MemoryWatch(self._process.pid, self._policy.limits.memory_mib << 20, self._process.kill)
+        try:
+            yield
+        finally:
+            watch.stop()
+
+    def errors(self) -> str:
+        """What the process wrote to standard error, head and tail; complete after `aclose`."""
+        return self._errors.finish()[0]
+
+    async def aclose(self) -> None:
+        """Kill the box and let go of everything. Raises as `Box.run` does when the process never began."""
+        never_began = False
+        with anyio.CancelScope(shield=True):
+            if self.reader.at_eof():  # then it is ending by itself, and why it did so is worth knowing
+                with anyio.move_on_after(1.0):
+                    await self._process.wait()
+            never_began = self._process.gone and self._process.exit_code is None
+            self.writer.close()
+            await put_away(self._process)
+            with suppress(OSError):
+                await self.writer.wait_closed()
+        self._pipe.close()
+        if never_began:
+            raise start_failure(self._policy, self.errors())
+
+
+@lru_cache(maxsize=1)
+def support_files() -> dict[str, bytes]:
+    """What of this package runs inside boxes: path in the box to content.
+
+    It is passed as content because the box's user cannot be expected to reach the directory it is installed in.
+    """
+    folder = Path(__file__).parent
+    scripts = {f"{SUPPORT}/{name}": folder / name for name in _SCRIPTS if (folder / name).exists()}
+    modules = {f"{SUPPORT}/lib/{folder.name}/{name}": folder / name for name in _MODULES}
+    package = {f"{SUPPORT}/lib/{folder.name}/__init__.py": b""}
+    return package | {path: source.read_bytes() for path, source in (scripts | modules).items()}
+
+
+async def self_test(user: str | None = None) -> None:
+    """Start a box and try to get out of it.
+
+    Raises `BoxUnavailable`, which says what to install or enable, unless every attempt failed as it should.
+    """
+    account = box_user(user)
+    _check_machine()
+    with _open_directory(account) as directory:
+        canary = directory / "canary"
+        canary.write_text("outside", encoding="ascii")
+        canary.chmod(0o666)
+        workspace = Mount(directory / "workspace", WORKSPACE, writable=True)
+        box = Box(BoxPolicy(user=account, mounts=(workspace,), limits=Limits(seconds=30)))
+        probe = await box.capture((*_PYTHON, f"{SUPPORT}/probe.py", str(canary)))
+    _judge(probe)
+
+
+def _check_machine() -> None:
+    for program, package in _NEEDED.items():
+        if not Path(program).exists():
+            raise BoxUnavailable(f"{program} is not there", f"Install it (Debian: apt-get install {package}).")
+    if not any(Path("/proc/self/task").glob("*/children")):
+        raise BoxUnavailable("the kernel does not list a process's children", "Use one with CONFIG_PROC_CHILDREN.")
+
+
+def _judge(probe: Captured) -> None:
+    try:
+        found: dict[str, Any] = json.loads(probe.stdout)
+    except ValueError:
+        said = probe.stderr.strip()[-500:] or f"it ended as {probe.ended} with exit code {probe.exit_code}"
+        raise BoxUnavailable(f"the box's own check did not run: {said}", "See that /usr/bin/python3 works.") from None
+    expected: dict[str, tuple[object, str]] = {
+        "uid": (1000, "the command is not the box's own user"),
+        "capabilities": ("0" * 16, "the command has capabilities"),
+        "seccomp": ("2", "the system call filter is not active"),
+        "no_new_privileges": ("1", "the command may gain privileges"),
+        "canary": (False, "a file outside of the box can be read"),
+        "written": ([], "something outside of the workspace can be written"),
+        "own": (["/workspace/probe", "/tmp/probe"], "the workspace or /tmp cannot be written"),  # noqa: S108
+        "routes": (0, "there is a network route"),
+        "reaches_out": (False, "the network can be reached"),
+        "vsock": ("EAFNOSUPPORT", "AF_VSOCK sockets are open"),
+        "unshare": ("EPERM", "namespaces can be made"),
+        "mount": ("EPERM", "file systems can be mounted"),
+        "init_environ": (["PATH"], "the environment of the service shows in /proc/1/environ"),
+    }
+    wrong = [
+        f"{text} ({name} is {found.get(name)!r})" for name, (want, text) in expected.items() if found.get(name) != want
+    ]
+    if wrong:
+        raise BoxUnavailable(f"the box does not confine: {'; '.join(wrong)}", "Check bubblewrap and the kernel.")
+
+
+@contextmanager
+def _open_directory(user: BoxUser) -> Generator[Path]:
+    """A directory with a `workspace` of the box's user in it, gone afterwards."""
+    directory = Path(tempfile.mkdtemp(prefix="nightcrew-box-", dir="/tmp"))  # every user can enter it
+    try:
+        directory.chmod(0o755)
+        workspace = directory / "workspace"
+        workspace.mkdir()
+        if user.switch:
+            os.chown(workspace, user.uid, user.gid)
+        yield directory
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+def _through_shell(command: str) -> tuple[str, ...]:
+    shell = "/bin/bash" if Path("/usr/bin/bash").exists() else "/bin/sh"
+    return (shell, "-c", command)

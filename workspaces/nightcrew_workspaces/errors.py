@@ -1,0 +1,78 @@
+"""Errors of the workspaces.
+
+WorkspaceError
+├── BoxUnavailable     this machine cannot confine a command: says why and what to install, enable or open
+├── BoxError           a box could not be started for one command, or ended in the middle of an operation
+├── RepositoryError    the source repository cannot be used: not there, not git, no commit, unknown base
+├── GitError           a git command failed where it should not have
+├── HarvestRefused     what a box committed may not leave it: says which path and why
+└── FileError          a file operation was refused: a stable code and a sentence with what to do next
+"""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+FileCode = Literal[
+    "not_found",
+    "not_a_file",
+    "is_directory",
+    "not_text",
+    "too_large",
+    "no_match",
+    "several_matches",
+    "changed",
+    "forbidden",
+    "outside",
+    "exists",
+    "bad_pattern",
+    "bad_request",
+    "timeout",
+    "failed",
+]
+"""Codes of `FileError`. The last three are about the request itself: malformed, not answered in time, an OS error."""
+
+FILE_CODES: frozenset[str] = frozenset(get_args(FileCode))
+
+
+class WorkspaceError(Exception):
+    """Root of this package's errors; its text is fit to be shown to a person."""
+
+
+class BoxUnavailable(WorkspaceError):
+    """Commands cannot be confined here, so none is run. `remedy` says what to install, enable or open."""
+
+    def __init__(self, why: str, remedy: str = "") -> None:
+        self.why = why
+        self.remedy = remedy
+        super().__init__(f"{why}. {remedy}" if remedy else why)
+
+
+class BoxError(WorkspaceError):
+    """A box that works on this machine could not be started this time, or ended too early."""
+
+
+class RepositoryError(WorkspaceError):
+    """The source repository cannot be used."""
+
+
+class GitError(WorkspaceError):
+    """A git command failed. `stderr` is what it said, at most a few lines of it."""
+
+    def __init__(self, message: str, *, exit_code: int | None = None, stderr: str = "") -> None:
+        self.exit_code = exit_code
+        self.stderr = stderr
+        super().__init__(message)
+
+
+class HarvestRefused(WorkspaceError):
+    """What was committed in a box may not leave it."""
+
+
+class FileError(WorkspaceError):
+    """A file operation was refused. `code` is stable and for programs, `message` is for the reader."""
+
+    def __init__(self, code: FileCode, message: str) -> None:
+        self.code: FileCode = code
+        self.message = message
+        super().__init__(message)

@@ -1,0 +1,61 @@
+"""Directories of which a box may see parts: made with explicit modes, removed whatever a box left in them."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import stat
+from pathlib import Path
+
+from nightcrew_workspaces.policy import BoxUser
+
+
+def make_folder(path: Path, mode: int = 0o755) -> None:
+    """Make a directory with this mode, whatever the service's umask is."""
+    path.mkdir(exist_ok=True)
+    path.chmod(mode)
+
+
+def make_root(root: Path, user: BoxUser) -> None:
+    """Make the directory of all workspaces: the boxes' user may pass through it, and nobody else of this machine."""
+    if root.is_dir():
+        return
+    for parent in reversed(root.parents):
+        if not parent.exists():
+            make_folder(parent, 0o755 if user.switch else 0o700)
+    make_folder(root, 0o700)
+    if user.switch:
+        os.chown(root, -1, user.gid)
+        root.chmod(0o710)
+
+
+def give_to(path: Path, owner: BoxUser | None, *, below: bool = True) -> None:
+    """Make `owner` the owner of what the service has just made; nothing where the service is that account."""
+    if owner is None or not owner.switch:
+        return
+    os.chown(path, owner.uid, owner.gid, follow_symlinks=False)
+    for folder, folders, files in os.walk(path) if below else ():
+        for name in (*folders, *files):
+            os.chown(Path(folder, name), owner.uid, owner.gid, follow_symlinks=False)
+
+
+def remove_tree(path: Path) -> None:
+    """Remove a directory that a box wrote to: without following links, and whatever modes it left."""
+    if os.geteuid() != 0:
+        for folder, folders, _ in os.walk(path):
+            for name in folders:
+                inner = Path(folder, name)
+                with contextlib.suppress(OSError):
+                    if not inner.is_symlink() and not os.access(inner, os.R_OK | os.W_OK | os.X_OK):
+                        inner.chmod(stat.S_IRWXU)
+    shutil.rmtree(path, ignore_errors=True)
+
+
+def sync_folder(path: Path) -> None:
+    """Have the names in a directory on the disk."""
+    handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

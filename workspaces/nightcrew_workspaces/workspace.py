@@ -1,0 +1,399 @@
+"""One task's clone, its box and its checkpoints: what the other packages hold.
+
+A task's directory, `<root>/<task>`, is complete as soon as it has its name (it is renamed into place):
+
+    workspace.json   what it was made from
+    depot.git        the source's objects, owned by the service; read-only at /depot in every box
+    clone            the worktree, owned by the boxes' user; /workspace in every box; borrows its objects from /depot
+    shadow.git       checkpoints; seen by boxes that only run our own scripts
+    rooms            clean checkouts, while they are used
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import os
+import re
+import secrets
+import tempfile
+from collections.abc import AsyncGenerator, Mapping
+from functools import cached_property
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import anyio
+
+from nightcrew_workspaces.box import Box
+from nightcrew_workspaces.checkpoint import PICK_FILES, SHADOW, SHADOW_SETTINGS, Base, Checkpoint, Shadow
+from nightcrew_workspaces.errors import GitError, HarvestRefused, WorkspaceError
+from nightcrew_workspaces.files import Files
+from nightcrew_workspaces.folders import give_to, make_folder, make_root, remove_tree, sync_folder
+from nightcrew_workspaces.git import IDENTITY, SHA, Git, safe_config
+from nightcrew_workspaces.harvest import MAX_PACK_MIB, Harvest, take_in
+from nightcrew_workspaces.policy import WORKSPACE, BoxPolicy, BoxUser, Limits, Mount
+from nightcrew_workspaces.repository import make_depot, make_repository, publish
+from nightcrew_workspaces.source import Source, SourceState, look
+from nightcrew_workspaces.user import unreachable
+
+DEPOT = "/depot"
+BRANCH = "refs/heads/work"
+"""The branch of every clone and clean room."""
+
+_TASK = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+_SECONDS = 600.0
+_MIB = 1024 * 1024
+
+_CLONE_SETTINGS = f"""\
+[user]
+\tname = {IDENTITY[0]}
+\temail = {IDENTITY[1]}
+[gc]
+\tauto = 0
+[maintenance]
+\tauto = false
+[advice]
+\tdetachedHead = false
+"""
+
+_CHECK_OUT = "umask 022; git read-tree -m -u HEAD"
+_CHECK_OUT_CLONE = f"{_CHECK_OUT} && cp .git/index {SHADOW}/index"
+_REOPEN = f"""\
+rm -f {SHADOW}/index.lock
+find .git -name objects -prune -o -name '*.lock' -type f -exec rm -f {{}} +
+git --git-dir=.git rev-parse -q --verify 'HEAD^{{commit}}' >/dev/null || echo broken
+"""
+_REPAIR = """\
+rm -rf .git && cp -a /fresh .git && git read-tree HEAD
+git update-index -q --refresh
+true
+"""
+
+
+def default_root(home: Path, user: BoxUser) -> Path:
+    """Where workspaces live: below `home`, or in /var/lib where the boxes' user could not enter that."""
+    there = home.absolute()
+    while not there.exists():
+        there = there.parent
+    if unreachable(there, user) is None:
+        return home.absolute() / "workspaces"
+    return Path("/var/lib/nightcrew/workspaces") / hashlib.sha256(os.fsencode(home.absolute())).hexdigest()[:12]
+
+
+class Workspaces:
+    """Makes, finds and removes the workspaces below one directory.
+
+    `remote_env` holds the variables that reaching a remote repository needs (`SSH_AUTH_SOCK`, `HOME`); nothing else
+    gets them. Submodules are not populated, and Git LFS pointers stay pointers: no box can fetch them.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        *,
+        user: BoxUser,
+        read_only: tuple[Path, ...] = (),
+        path: tuple[str, ...] = (),
+        limits: Limits | None = None,
+        mirrors: Path | None = None,
+        remote_env: Mapping[str, str] | None = None,
+    ) -> None:
+        self.root = root.absolute()
+        self.user = user
+        self.read_only = read_only
+        self.path = path
+        self.limits = limits or Limits()
+        self.mirrors = mirrors or self.root / ".mirrors"
+        self._remote_env = dict(remote_env or {})
+
+    async def look(self, repo: str, base: str | None = None) -> SourceState:
+        """What a source is now, without making anything of it; a URL is fetched. Raises `RepositoryError`."""
+        return await look(self.git, Source(repo, base), self.mirrors)
+
+    async def create(self, task: str, repo: str, base: str | None = None) -> Workspace:
+        """Clone a source privately and check out its base on the branch `work`.
+
+        What an earlier call for this task left is removed first, a whole workspace too: use `reopen` to go on with one.
+        Raises `RepositoryError` for a source that cannot be used, `BoxUnavailable` where nothing can be confined.
+        """
+        folder = self._folder(task)
+        git = self.git
+        source = await look(git, Source(repo, base), self.mirrors)
+        await self.remove(task)
+        making = self.root / f".new-{task}-{secrets.token_hex(6)}"
+        try:
+            make_folder(making)
+            await make_depot(git, source, making / "depot.git", self.user)
+            workspace = Workspace(self, making, source)
+            await workspace.check_out()
+            _write_marker(making, source)
+            making.rename(folder)
+            sync_folder(self.root)
+        except BaseException:
+            with anyio.CancelScope(shield=True):
+                await anyio.to_thread.run_sync(remove_tree, making)
+            raise
+        return Workspace(self, folder, source)
+
+    async def reopen(self, task: str) -> Workspace:
+        """Go on with a workspace after a crash: locks of killed commands are removed, a broken `.git` is made anew.
+
+        Raises `WorkspaceError` when it is gone or not whole.
+        """
+        folder = self._folder(task)
+        source = _read_marker(folder)
+        for part in ("depot.git", "clone", "shadow.git"):
+            if not (folder / part).is_dir():
+                raise WorkspaceError(f"the workspace {folder} is not whole: {part} is missing")
+        workspace = Workspace(self, folder, source)
+        await workspace.recover()
+        return workspace
+
+    async def remove(self, task: str) -> None:
+        """Remove a task's workspace and what unfinished calls left of it; nothing when there is none."""
+        folder = self._folder(task)
+        if folder.exists():
+            folder.rename(self.root / f".gone-{task}-{secrets.token_hex(6)}")
+        leftovers = [*self.root.glob(f".new-{task}-????????????"), *self.root.glob(f".gone-{task}-????????????")]
+        for leftover in leftovers:
+            await anyio.to_thread.run_sync(remove_tree, leftover)
+
+    def exists(self, task: str) -> bool:
+        """Whether `reopen` would find a workspace."""
+        return (self._folder(task) / "workspace.json").is_file()
+
+    def policy(self, mounts: tuple[Mount, ...]) -> BoxPolicy:
+        """For boxes that run what a model or a repository wants."""
+        return BoxPolicy(user=self.user, mounts=mounts, read_only=self.read_only, path=self.path, limits=self.limits)
+
+    def git_policy(self, mounts: tuple[Mount, ...]) -> BoxPolicy:
+        """For boxes that run our own scripts of git commands."""
+        limits = Limits(seconds=_SECONDS, file_mib=4096, output_bytes=16 * 1024)
+        return BoxPolicy(user=self.user, mounts=mounts, files=PICK_FILES, limits=limits)
+
+    def _folder(self, task: str) -> Path:
+        if not _TASK.fullmatch(task):
+            raise ValueError(f"{task!r} cannot be the name of a workspace")
+        return self.root / task
+
+    @cached_property
+    def git(self) -> Git:
+        """The git that is run outside of boxes."""
+        make_root(self.root, self.user)
+        return Git(safe_config(self.root), remote_env=self._remote_env)
+
+
+class Workspace:
+    """A task's clone and everything that is done with it. An async context manager: leaving it stops the file helper.
+
+    One operation runs at a time; commands in `box` are the caller's to order.
+    """
+
+    def __init__(self, workspaces: Workspaces, folder: Path, source: SourceState) -> None:
+        self.source = source
+        self.base_commit = source.commit
+        self.base_tree = source.tree
+        self._workspaces = workspaces
+        self._folder = folder
+        self._depot = folder / "depot.git"
+        depot = Mount(self._depot, DEPOT)
+        clone = Mount(folder / "clone", WORKSPACE, writable=True)
+        shadow = Mount(folder / "shadow.git", SHADOW, writable=True)
+        self.box = Box(workspaces.policy((clone, depot)))
+        self.files = Files(self.box)
+        self._git_box = Box(workspaces.git_policy((clone, depot, shadow)))
+        self._shadow = Shadow(self._git_box, Base(self.base_commit, self.base_tree))
+        self._lock = anyio.Lock()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Stop the file helper. The workspace stays on the disk."""
+        await self.files.aclose()
+
+    async def checkpoint(self) -> Checkpoint:
+        """Record the worktree, new files included; `checkpoint` (the module) says what is not. Durable on return."""
+        async with self._lock:
+            return await self._shadow.checkpoint()
+
+    async def restore(self, tree: str) -> None:
+        """Make the worktree exactly the tree of a checkpoint or of the base; ignored files stay.
+
+        The clone's HEAD and branches stay where they are, unless its `.git` is broken: then that is made anew at the
+        base. Raises `GitError` for a tree that is not known here.
+        """
+        async with self._lock:
+            if not await self._shadow.restore(tree):
+                await self._repair()
+
+    async def diff(self, *, limit_bytes: int | None = None) -> str:
+        """The worktree, new files included, against the base as a patch; cut with a line that says so at the limit."""
+        limit = limit_bytes if limit_bytes is not None else 16 * _MIB
+        async with self._lock:
+            data = await self._shadow.diff(limit)
+        if len(data) <= limit:
+            return data.decode("utf-8", "replace")
+        return (
+            data[:limit].decode("utf-8", "replace")
+            + f"\n[the diff is longer than {limit} bytes; the rest is left out]\n"
+        )
+
+    async def commit(self, message: str, *, author: tuple[str, str] = IDENTITY, squash: bool = False) -> str | None:
+        """Everything in the worktree as commits on the base; returns the last one, None when it equals the base.
+
+        Commits that the model made are kept when they follow the base in a straight line, and one more takes up what
+        they lack; otherwise, and with `squash`, there is one commit for all. The clone's HEAD is moved to the result.
+        Called again without a change in between, it returns the same commit.
+        """
+        async with self._lock:
+            return await self._shadow.commit(message, author, squash=squash)
+
+    async def harvest(self, commit: str) -> Harvest:
+        """Check a result of `commit` and take it into the depot. Raises `HarvestRefused` with path and reason."""
+        if not SHA.match(commit):
+            raise ValueError(f"{commit!r} is not an object name")
+        if commit == self.base_commit:
+            return Harvest(commit, self.base_tree)
+        async with self._lock:
+            with tempfile.TemporaryFile(dir=self._folder) as pack:
+                await self._pack(commit, pack.fileno())
+                pack.seek(0)
+                incoming = self._folder / f"incoming-{secrets.token_hex(6)}"
+                base = Base(self.base_commit, self.base_tree)
+                return await take_in(self._workspaces.git, self._depot, pack.fileno(), incoming, commit, base)
+
+    async def publish(self, commit: str, branch: str) -> str:
+        """Put a harvested commit into the source as a branch that is new there; returns its name.
+
+        Nothing that is checked out changes. The same commit under the same name is published once; a name that another
+        commit has gets `-2`, `-3`, …. Raises `RepositoryError`.
+        """
+        return await publish(
+            self._workspaces.git, self.source, self._depot, commit=commit, base=self.base_commit, branch=branch
+        )
+
+    @contextlib.asynccontextmanager
+    async def clean_room(self, commit: str) -> AsyncGenerator[Box]:
+        """A box with a fresh checkout of the base or of a harvested commit at /workspace; gone afterwards.
+
+        It is a git repository with that commit on the branch `work`, without tags. Several may be open at once.
+        """
+        if not SHA.match(commit):
+            raise ValueError(f"{commit!r} is not an object name")
+        room = self._folder / "rooms" / secrets.token_hex(6)
+        try:
+            make_folder(room.parent)
+            make_folder(room)
+            self._make_git(room / ".git", commit)
+            give_to(room, self._workspaces.user, below=False)
+            mounts = (Mount(room, WORKSPACE, writable=True), Mount(self._depot, DEPOT))
+            await _run(Box(self._workspaces.git_policy(mounts)), _CHECK_OUT, f"the checkout of {commit}")
+            yield Box(self._workspaces.policy(mounts))
+        finally:
+            with anyio.CancelScope(shield=True):
+                await anyio.to_thread.run_sync(remove_tree, room)
+
+    async def check_out(self) -> None:
+        """Make clone and shadow from the depot; part of `Workspaces.create`."""
+        clone, shadow = self._folder / "clone", self._folder / "shadow.git"
+        make_folder(clone)
+        self._make_git(clone / ".git", self.base_commit)
+        give_to(clone, self._workspaces.user, below=False)
+        make_repository(
+            shadow,
+            bare=False,
+            head="refs/heads/none",
+            refs={"refs/nightcrew/checkpoint": self.base_commit},
+            object_format=self.source.object_format,
+            alternates=[f"{DEPOT}/objects"],
+            shallow=self._shallow(),
+            settings=SHADOW_SETTINGS,
+            owner=self._workspaces.user,
+        )
+        await _run(self._git_box, _CHECK_OUT_CLONE, f"the checkout of {self.base_commit}")
+
+    async def recover(self) -> None:
+        """Remove what a killed process left; part of `Workspaces.reopen`."""
+        for leftover in (
+            *self._folder.glob("rooms/*"),
+            *self._folder.glob("incoming-*"),
+            *self._folder.glob("fresh-*"),
+        ):
+            await anyio.to_thread.run_sync(remove_tree, leftover)
+        if "broken" in await _run(self._git_box, _REOPEN, "the recovery"):
+            await self._repair()
+
+    async def _repair(self) -> None:
+        """Make the clone's `.git` anew, at the base; the worktree stays."""
+        fresh = self._folder / f"fresh-{secrets.token_hex(6)}"
+        try:
+            self._make_git(fresh, self.base_commit)
+            await _run(self._git_box, _REPAIR, "the repair of .git", Mount(fresh, "/fresh"))
+        finally:
+            remove_tree(fresh)
+
+    async def _pack(self, commit: str, pack: int) -> None:
+        """Have the new objects packed in a box, into a file of ours."""
+        argv = ("git", "pack-objects", "--revs", "--thin", "--stdout", "--quiet", "--delta-base-offset")
+        wanted = f"{commit}\n^{self.base_commit}\n".encode()
+        box = Box(dataclasses.replace(self._git_box.policy, limits=Limits(seconds=_SECONDS, file_mib=MAX_PACK_MIB + 1)))
+        result = await box.capture(argv, stdin=wanted, stdout=pack, env={"GIT_DIR": SHADOW})
+        if not result.ok:
+            said = result.stderr.strip()[-500:] or result.ended
+            raise HarvestRefused(f"the new commits cannot be packed (at most {MAX_PACK_MIB} MiB): {said}")
+
+    def _make_git(self, path: Path, commit: str) -> None:
+        make_repository(
+            path,
+            bare=False,
+            head=BRANCH,
+            refs={BRANCH: commit},
+            object_format=self.source.object_format,
+            alternates=[f"{DEPOT}/objects"],
+            shallow=self._shallow(),
+            settings=_CLONE_SETTINGS,
+            owner=self._workspaces.user,
+        )
+
+    def _shallow(self) -> bytes | None:
+        try:
+            return (self._depot / "shallow").read_bytes()
+        except FileNotFoundError:
+            return None
+
+
+async def _run(box: Box, script: str, what: str, *mounts: Mount) -> list[str]:
+    result = await box.capture(["/bin/sh", "-c", script], mounts=mounts, seconds=_SECONDS)
+    if not result.ok:
+        said = result.stderr.strip()[-1000:] or result.ended
+        raise GitError(f"{what} failed in the box: {said}", exit_code=result.exit_code, stderr=said)
+    return result.stdout.decode("ascii", "replace").split()
+
+
+def _write_marker(folder: Path, source: SourceState) -> None:
+    values = dataclasses.asdict(source) | {"path": str(source.path), "git_dir": str(source.git_dir)}
+    with (folder / "workspace.json").open("w", encoding="utf-8") as file:
+        json.dump({"version": 1, "source": values}, file, indent=1)
+        file.flush()
+        os.fsync(file.fileno())
+    sync_folder(folder)
+
+
+def _read_marker(folder: Path) -> SourceState:
+    try:
+        values: dict[str, Any] = json.loads((folder / "workspace.json").read_text(encoding="utf-8"))["source"]
+        values |= {"path": Path(values["path"]), "git_dir": Path(values["git_dir"])}
+        return SourceState(**values)
+    except FileNotFoundError:
+        raise WorkspaceError(f"there is no workspace {folder}") from None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise WorkspaceError(f"the workspace {folder} is not whole: workspace.json: {error}") from error
