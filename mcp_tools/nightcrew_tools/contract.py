@@ -1,0 +1,158 @@
+"""What a front door and the crew agree on: the task a person asks for, how it looks later, and the gateway.
+
+Plain pydantic: nothing here imports mcp, so the command line can use it without paying for the server.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated, Literal, Protocol
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Slug = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
+
+
+class Frozen(BaseModel):
+    """A value: immutable, and strict about unknown fields."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Limits(Frozen):
+    """What one task may use up before it ends with exit code 5."""
+
+    minutes: Annotated[float, Field(gt=0, le=7 * 24 * 60)] = 120.0
+    """Wall-clock minutes of work, over all restarts; time in the queue does not count."""
+    tokens: Annotated[int, Field(ge=1)] = 4_000_000
+    """Prompt and completion tokens over all requests of the task; tokens served from a cache count too."""
+    attempts: Annotated[int, Field(ge=1, le=50)] = 3
+    """Attempts of the executor, over all plan revisions."""
+
+
+class TaskRequest(Frozen):
+    """What a person asked for, from whichever front door it came."""
+
+    title: str
+    text: str
+    """The request itself: Markdown, as the person wrote it."""
+    repo: str
+    """Absolute path or URL of the source repository."""
+    base: str | None = None
+    """Branch, tag or commit to start from; the source's HEAD when absent."""
+    crew: str | None = None
+    """Name of the crew; the configured default when absent."""
+    priority: Annotated[int, Field(ge=-100, le=100)] = 0
+    """Higher runs first."""
+    checks: tuple[str, ...] | None = None
+    """Shell commands that must exit 0 in the result; found in the repository when None."""
+    setup: tuple[str, ...] = ()
+    """Shell commands that prepare every clean checkout before its checks."""
+    limits: Limits = Limits()
+    deliver: Literal["branch", "patch"] = "branch"
+    id: Slug | None = None
+    """The person's own idempotency key: a second task with the same id is the first one."""
+
+
+class TaskState(StrEnum):
+    QUEUED = "queued"
+    RUNNING = "running"
+    WAITING = "waiting for approval"
+    ENDED = "ended"
+
+
+class Outcome(StrEnum):
+    """How a task ended."""
+
+    DELIVERED = "delivered"
+    UNVERIFIED = "unverified"
+    NO_ENDPOINT = "no endpoint"
+    LIMITS = "limits reached"
+    CANCELLED = "cancelled"
+    FAILED = "failed"
+
+
+EXIT_CODES: dict[Outcome, int] = {
+    Outcome.DELIVERED: 0,
+    Outcome.UNVERIFIED: 1,
+    Outcome.FAILED: 1,
+    Outcome.NO_ENDPOINT: 4,
+    Outcome.LIMITS: 5,
+    Outcome.CANCELLED: 130,
+}
+"""Exit codes of `run` and `submit --wait`; 2 is bad usage or a bad task file, 3 is waiting for approval."""
+
+
+class TaskUsage(Frozen):
+    """Sums over all model requests of a task."""
+
+    requests: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cached_tokens: int = 0
+    """Prompt tokens that the server took from its prefix cache."""
+    model_seconds: float = 0.0
+
+
+class TaskView(Frozen):
+    """A task as others see it: a fold of its journal."""
+
+    id: str
+    name: str
+    """Stem of the result files in the outbox."""
+    title: str
+    repo: str
+    crew: str
+    state: TaskState
+    activity: str = ""
+    """What it is doing now, in a few words."""
+    outcome: Outcome | None = None
+    reason: str = ""
+    submitted_at: str
+    started_at: str | None = None
+    ended_at: str | None = None
+    branch: str | None = None
+    commit: str | None = None
+    report_path: str | None = None
+    patch_path: str | None = None
+    attempts: int = 0
+    usage: TaskUsage = TaskUsage()
+
+    @property
+    def exit_code(self) -> int | None:
+        """Exit code of `run` and `submit --wait` for this task, None while it has none."""
+        if self.state is TaskState.WAITING:
+            return 3
+        return None if self.outcome is None else EXIT_CODES[self.outcome]
+
+
+class TaskGateway(Protocol):
+    """The one door through which tasks are submitted, looked at and cancelled."""
+
+    async def submit(self, request: TaskRequest, *, origin: str) -> TaskView:
+        """Put a task into the queue; the same `id` twice returns the first one's view."""
+        ...
+
+    async def list(self) -> list[TaskView]:
+        """All tasks that are kept, newest first."""
+        ...
+
+    async def view(self, task: str) -> TaskView:
+        """One task, by its id or an unambiguous beginning of it; raises `TaskNotFound`."""
+        ...
+
+    async def cancel(self, task: str) -> TaskView:
+        """Ask a queued or running task to stop; one that has ended stays as it is."""
+        ...
+
+    async def report(self, task: str) -> str:
+        """The Markdown report of an ended task; raises `TaskNotFound` while there is none."""
+        ...
+
+    async def diff(self, task: str) -> str:
+        """The patch of an ended task, empty when it changed nothing."""
+        ...
+
+
+class TaskNotFound(LookupError):
+    """No task has this id, or several begin with it."""

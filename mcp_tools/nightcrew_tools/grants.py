@@ -1,0 +1,75 @@
+"""What one session may do: which tools it is given, and whether it may change anything.
+
+A tool that is not granted is not registered, so a model can neither see it nor call it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from difflib import get_close_matches
+
+TOOLS: dict[str, str] = {
+    "read_file": "files",
+    "write_file": "files",
+    "edit_file": "files",
+    "delete_file": "files",
+    "move_file": "files",
+    "list_files": "files",
+    "search_files": "files",
+    "git_status": "git",
+    "git_diff": "git",
+    "git_log": "git",
+    "git_commit": "git",
+    "git_restore": "git",
+    "run_command": "shell",
+    "task_submit": "tasks",
+    "task_list": "tasks",
+    "task_show": "tasks",
+    "task_report": "tasks",
+    "task_diff": "tasks",
+    "task_cancel": "tasks",
+}
+"""Every tool and its family, in the order in which a server lists them."""
+
+FAMILIES: frozenset[str] = frozenset(TOOLS.values())
+
+
+def _known(what: str, names: frozenset[str], known: frozenset[str]) -> None:
+    for name in sorted(names - known):
+        close = get_close_matches(name, sorted(known), n=1)
+        raise ValueError(f"grants: no {what} is called {name!r}" + (f"; did you mean {close[0]!r}?" if close else ""))
+
+
+@dataclass(frozen=True)
+class Grants:
+    """The tools of `families`, less those that write when `read_only`, cut to `allow` and without `deny`.
+
+    Raises `ValueError` on a family or tool that does not exist: a misspelt `deny` must not grant anything.
+    """
+
+    families: frozenset[str]
+    read_only: bool = False
+    allow: frozenset[str] | None = None
+    """Only these tools; all of the families' when None."""
+    deny: frozenset[str] = frozenset()
+
+    def __post_init__(self) -> None:
+        _known("family", self.families, FAMILIES)
+        _known("tool", (self.allow or frozenset()) | self.deny, frozenset(TOOLS))
+
+    def permit(self, name: str, *, writes: bool) -> bool:
+        """Whether the tool `name`, which changes things when `writes`, belongs to this session."""
+        if TOOLS[name] not in self.families or name in self.deny or (writes and self.read_only):
+            return False
+        return self.allow is None or name in self.allow
+
+
+EXECUTOR = Grants(frozenset({"files", "git", "shell"}))
+"""Everything that can be done inside one workspace."""
+
+PLANNER = Grants(
+    frozenset({"files", "git"}),
+    read_only=True,
+    allow=frozenset({"read_file", "list_files", "search_files", "git_log", "git_diff"}),
+)
+"""Looking around, changing nothing."""

@@ -1,0 +1,113 @@
+"""What a model reads: answers that are cut at a known size and say so, and failures with a stable code.
+
+    error[code]: what was wrong, and what to do next.
+
+Codes of our own: `unknown_tool`, `unknown_argument`, `missing_argument`, `bad_argument`, `outside`, `not_found`, `git`,
+`box`, `workspace`, `no_tasks`, `internal`. Those of `nightcrew_workspaces.errors.FileError` pass through, except that
+its `bad_request` is a `bad_argument` here.
+Sizes are in bytes of UTF-8.
+"""
+
+from __future__ import annotations
+
+import logging
+import posixpath
+
+from nightcrew_tools.contract import TaskNotFound
+from nightcrew_workspaces.errors import BoxError, BoxUnavailable, FileError, GitError, WorkspaceError
+
+ANSWER_BYTES = 16 * 1024
+"""Most of a file, diff or report in one answer: about 4,000 tokens."""
+COMMAND_BYTES = 8 * 1024
+"""Most of a command's output: what matters stands at its beginning and its end."""
+MOST_BYTES = 24 * 1024
+"""Most of any answer, whatever went into it."""
+ROOT = "/workspace"
+"""Where every box shows the task's files."""
+
+log = logging.getLogger(__name__)
+
+
+class ToolError(Exception):
+    """A failure that the model is told about. `code` is stable, `message` says what to do next."""
+
+    def __init__(self, code: str, message: str) -> None:
+        self.code = code
+        self.message = message
+        super().__init__(f"error[{code}]: {message}")
+
+
+def as_tool_error(tool: str, error: Exception) -> ToolError:
+    """What the model is told of any exception. One that nobody foresaw keeps its text for the log."""
+    if isinstance(error, ToolError):
+        return error
+    code, message = "internal", f"{tool} failed inside the harness; try another way"
+    match error:
+        case FileError():
+            code, message = "bad_argument" if error.code == "bad_request" else error.code, error.message
+        case TaskNotFound():
+            code, message = "not_found", f"{error}; task_list shows the tasks"
+        case GitError():
+            code, message = "git", str(error)
+        case BoxError() | BoxUnavailable():
+            code, message = "box", str(error)
+        case WorkspaceError():
+            code, message = "workspace", str(error)
+        case _:
+            log.error("tool %s failed: %s: %s", tool, type(error).__name__, error)
+            log.debug("tool %s", tool, exc_info=error)
+    return ToolError(code, message)
+
+
+def relative(path: str) -> str:
+    """A model's path, relative to the workspace: `/workspace/a/../b` is `b`, the workspace itself `.`.
+
+    Only words are looked at here; that nothing else can be reached is the box's doing. Raises `ToolError`.
+    """
+    path = path.strip() or "."
+    inside = posixpath.relpath(posixpath.normpath(posixpath.join(ROOT, path)), ROOT)
+    if inside == ".." or inside.startswith("../"):
+        raise ToolError("outside", f"{path[:200]!r} is outside {ROOT}; give a path relative to it")
+    return inside
+
+
+def size(text: str) -> int:
+    return len(text.encode(errors="replace"))
+
+
+def head(text: str, limit: int) -> tuple[str, int]:
+    """The first lines of `text` within `limit` bytes, and how many bytes were left out.
+
+    A first line that alone is longer is cut inside.
+    """
+    data = text.encode(errors="replace")
+    if len(data) <= limit:
+        return text, 0
+    cut = data.rfind(b"\n", 0, limit) + 1 or limit
+    kept = data[:cut].decode(errors="ignore")
+    return kept, len(data) - size(kept)
+
+
+def head_and_tail(text: str, limit: int, *, omitted: int = 0) -> str:
+    """Both ends of `text` within about `limit` bytes, with a line between them that counts what was left out.
+
+    `omitted` bytes are gone already from the middle of `text`.
+    """
+    data = text.encode(errors="replace")
+    if len(data) <= limit:
+        return text
+    first = data.rfind(b"\n", 0, limit // 3) + 1 or limit // 3
+    last = data.find(b"\n", len(data) - (limit - first)) + 1 or len(data) - (limit - first)
+    gone = last - first + omitted
+    above, below = data[:first].decode(errors="ignore"), data[last:].decode(errors="ignore")
+    return f"{above.rstrip()}\n[... {gone} bytes left out ...]\n{below}"
+
+
+def bounded(text: str) -> str:
+    """An answer as it may be sent: of bounded size and valid Unicode. What comes out of a box is neither by itself."""
+    return head_and_tail(text.encode(errors="replace").decode(), MOST_BYTES)
+
+
+def note(text: str) -> str:
+    """A remark of the tool itself, so that it cannot be taken for a line of what it shows."""
+    return f"[{text}]"

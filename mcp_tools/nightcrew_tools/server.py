@@ -1,0 +1,126 @@
+"""The MCP server over one workspace: granted tools in a fixed order, nothing else.
+
+The crew calls it through an in-process client, outside clients through stdio or HTTP. A tool answers with one text and
+no structured content, so nothing is sent twice; a failure is an `is_error` result whose text begins `error[code]:`.
+"""
+
+from __future__ import annotations
+
+import logging
+from difflib import get_close_matches
+from functools import cache
+from importlib import metadata
+from typing import Any
+
+from mcp.server import MCPServer
+from mcp.server.mcpserver import Context
+from mcp.server.mcpserver.tools import Tool
+from mcp.server.mcpserver.utilities.func_metadata import ArgModelBase, FuncMetadata
+from mcp_types import CallToolResult, InputRequiredResult, TextContent, ToolAnnotations
+
+from nightcrew_tools.contract import TaskGateway
+from nightcrew_tools.files import FileTools
+from nightcrew_tools.git import GitTools
+from nightcrew_tools.grants import TOOLS, Grants
+from nightcrew_tools.output import ToolError, as_tool_error, bounded
+from nightcrew_tools.ports import OnOutput, WorkspacePort
+from nightcrew_tools.schema import Handler, ToolSpec, tools_of
+from nightcrew_tools.shell import ShellTools
+from nightcrew_tools.tasks import TaskTools
+
+# Our schemas and checks are our own; the SDK only wants to see that there is an argument model.
+_UNCHECKED = FuncMetadata(arg_model=ArgModelBase)
+
+
+class GrantedTool(Tool):
+    """A tool whose arguments are checked by its `ToolSpec` and whose every failure has a code.
+
+    The SDK's own `run` would put "Error executing tool X:" and pydantic's prose around it.
+    """
+
+    spec: ToolSpec
+
+    async def run(
+        self, arguments: dict[str, Any], context: Context[Any, Any], convert_result: bool = False
+    ) -> CallToolResult:
+        del context, convert_result
+        try:
+            return _answer(await self.fn(**self.spec.check(arguments)))
+        except Exception as error:  # noqa: BLE001 - the outer edge of a call: whatever happens, the model gets a sentence
+            return _answer(str(as_tool_error(self.name, error)), is_error=True)
+
+
+class ToolServer(MCPServer[Any]):
+    """The SDK's server, except that an unknown tool is answered like any other mistake."""
+
+    async def call_tool(
+        self, name: str, arguments: dict[str, Any], context: Context[Any, Any] | None = None
+    ) -> CallToolResult | InputRequiredResult:
+        names = [each.name for each in await self.list_tools()]
+        if name in names:
+            return await super().call_tool(name, arguments, context)
+        close = get_close_matches(name, names, n=1)
+        hint = f" (did you mean {close[0]!r}?)" if close else ""
+        sentence = f"there is no tool {name[:80]!r}{hint}; there are {', '.join(names)}"
+        return _answer(str(ToolError("unknown_tool", sentence)), is_error=True)
+
+
+def build_server(
+    grants: Grants,
+    *,
+    workspace: WorkspacePort | None = None,
+    gateway: TaskGateway | None = None,
+    on_output: OnOutput | None = None,
+) -> MCPServer[Any]:
+    """A server with the tools that `grants` permits over `workspace` and `gateway`, in the order of `grants.TOOLS`.
+
+    `on_output` is given the output of commands while they run. Raises `ValueError` when a tool is granted that needs a
+    workspace and there is none.
+    """
+    declared: dict[str, tuple[ToolSpec, Handler]] = {}
+    families: list[object] = [TaskTools(gateway)]
+    if workspace is not None:
+        families += [FileTools(workspace.files), GitTools(workspace), ShellTools(workspace, on_output)]
+    elif grants.families - {"tasks"}:
+        raise ValueError(f"{', '.join(sorted(grants.families - {'tasks'}))}: these tools need a workspace")
+    for family in families:
+        declared |= {spec.name: (spec, handler) for spec, handler in tools_of(family)}
+    granted = [declared[name] for name in TOOLS if name in declared]
+    tools = [_tool(spec, handler) for spec, handler in granted if grants.permit(spec.name, writes=spec.writes)]
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    try:
+        return ToolServer("nightcrew", version=_version(), tools=tools, subscriptions=False)
+    finally:
+        # The SDK configures the whole process's logging when a server is made; that is for the program to do.
+        root.handlers[:] = handlers
+        root.setLevel(level)
+
+
+def _tool(spec: ToolSpec, handler: Handler) -> Tool:
+    return GrantedTool(
+        fn=handler,
+        name=spec.name,
+        title=None,
+        description=spec.description,
+        parameters=spec.schema,
+        fn_metadata=_UNCHECKED,
+        is_async=True,
+        context_kwarg=None,
+        annotations=ToolAnnotations(
+            read_only_hint=not spec.writes,
+            destructive_hint=spec.destructive,
+            idempotent_hint=spec.idempotent or not spec.writes,
+            open_world_hint=False,
+        ),
+        spec=spec,
+    )
+
+
+def _answer(text: str, *, is_error: bool = False) -> CallToolResult:
+    return CallToolResult(content=[TextContent(type="text", text=bounded(text))], is_error=is_error)
+
+
+@cache
+def _version() -> str:
+    return metadata.version("nightcrew")

@@ -1,0 +1,87 @@
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+from mcp.client import Client
+
+from fakes.gateway import FakeGateway
+from nightcrew_tools.grants import Grants
+from nightcrew_tools.server import build_server
+
+pytestmark = [pytest.mark.anyio, pytest.mark.timeout(20)]
+
+TASKS = Grants(frozenset({"tasks"}))
+
+
+@asynccontextmanager
+async def over(gateway: FakeGateway | None, grants: Grants = TASKS) -> AsyncIterator:
+    async with Client(build_server(grants, gateway=gateway)) as client:
+
+        async def call(name: str, **arguments: object) -> str:
+            return (await client.call_tool(name, arguments)).content[0].text
+
+        yield call
+
+
+async def test_a_submitted_task_can_be_listed_shown_and_cancelled():
+    gateway = FakeGateway()
+    async with over(gateway) as call:
+        assert await call("task_list") == "no tasks"
+        text = "# Fix the sum\n\nIt subtracts."
+        assert await call("task_submit", text=text, repo="/r", checks=["make test"]) == "t1 queued: Fix the sum"
+        request, origin = gateway.requests[0]
+        assert (request.text, request.checks, origin) == (text, ("make test",), "mcp")
+        await call("task_submit", text="Other", repo="/r", title="Second")
+        assert await call("task_list") == "t2 queued: Second\nt1 queued: Fix the sum"
+        shown = (await call("task_show", task="t1")).splitlines()
+        assert {"id: t1", "state: queued", "repo: /r", "tokens: 0"} <= set(shown)
+        assert await call("task_cancel", task="t1") == "t1 cancelled: Fix the sum (asked to)"
+
+
+async def test_a_report_is_given_whole_or_with_the_place_of_its_rest():
+    gateway = FakeGateway()
+    async with over(gateway) as call:
+        await call("task_submit", text="A", repo="/r")
+        assert (
+            await call("task_report", task="t1")
+            == "error[not_found]: task 't1' has no report yet; task_list shows the tasks"
+        )
+        gateway.reports["t1"] = "# Report\n"
+        assert await call("task_report", task="t1") == "# Report\n"
+        gateway.reports["t1"] = "line\n" * 10_000
+        assert (await call("task_report", task="t1")).endswith("\n[33620 more bytes in /outbox/t1.report.md]")
+        assert await call("task_diff", task="t1") == "no changes"
+        gateway.diffs["t1"] = "diff --git a/a b/a\n" + "+x\n" * 10_000
+        assert (await call("task_diff", task="t1")).endswith(" more bytes in /outbox/t1.patch]")
+
+
+async def test_an_unknown_task_is_answered_with_where_to_look():
+    async with over(FakeGateway()) as call:
+        for name in ("task_show", "task_cancel", "task_report", "task_diff"):
+            assert await call(name, task="zz") == "error[not_found]: no task 'zz'; task_list shows the tasks"
+
+
+async def test_a_task_without_text_is_refused():
+    gateway = FakeGateway()
+    async with over(gateway) as call:
+        assert (await call("task_submit", text=" \n#\n", repo="/r")).startswith("error[bad_argument]: text is empty")
+    assert not gateway.requests
+
+
+async def test_without_a_gateway_every_task_tool_says_what_starts_one():
+    async with over(None) as call:
+        answers = [
+            await call("task_list"),
+            await call("task_show", task="t1"),
+            await call("task_submit", text="a", repo="/r"),
+        ]
+    assert set(answers) == {"error[no_tasks]: this session has no task queue; `nightcrew up` runs one"}
+
+
+async def test_a_reader_of_the_queue_can_neither_submit_nor_cancel():
+    async with over(FakeGateway(), Grants(frozenset({"tasks"}), read_only=True)) as call:
+        assert (await call("task_submit", text="a", repo="/r")).startswith("error[unknown_tool]: ")
+        assert (await call("task_cancel", task="t1")).startswith("error[unknown_tool]: ")
+        assert await call("task_list") == "no tasks"
