@@ -1,0 +1,220 @@
+"""The executor for models too small for tools: a ladder of repairs, the checks deciding after each candidate.
+
+`infill` takes out suspicious lines, `rewrite` asks for the whole file, `explain` asks what is wrong and then for the
+file. The first candidate that the checks confirm ends the ladder; when none does, the attempt ends honestly.
+"""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
+from typing import Literal
+
+from nightcrew.agent import infill, rewrite
+from nightcrew.agent.checks import run_checks
+from nightcrew.agent.judge import judge
+from nightcrew.agent.ledger import Ledger
+from nightcrew.agent.prompts import clip, message
+from nightcrew.agent.suspects import Suspect
+from nightcrew.agent.toolbox import Toolbox
+from nightcrew.config import RoleSettings
+from nightcrew.domain import Usage
+from nightcrew.errors import ContextOverflow
+from nightcrew.events import AttemptEnded, CandidateTried
+from nightcrew.llm.client import ModelClient
+from nightcrew_workspaces.errors import FileError
+from nightcrew_workspaces.workspace import Workspace
+
+MAX_HOLES = 40
+MAX_FILE_CHARACTERS = 12_000
+REWRITES = 6
+EXPLANATIONS = 4
+EVIDENCE_CHARACTERS = 1500
+
+Rung = Literal["infill", "rewrite", "explain"]
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A new text for one file."""
+
+    path: str
+    text: str | None
+    """None when the model gave nothing usable."""
+    line: int | None
+    usage: Usage
+    note: str = ""
+
+
+@dataclass
+class Ladder:
+    """One attempt of an executor without tools."""
+
+    ledger: Ledger
+    client: ModelClient
+    settings: RoleSettings
+    toolbox: Toolbox
+    workspace: Workspace
+    suspects: list[Suspect]
+    seconds: float
+    """Of one check."""
+    _texts: dict[str, str] = field(default_factory=dict[str, str])
+    _tried: set[tuple[str, str]] = field(default_factory=set[tuple[str, str]])
+
+    async def attempt(self, number: int) -> None:
+        """Climb the rungs until a candidate passes, and journal the attempt's end."""
+        await self._read_files()
+        for rung in self._rungs():
+            if await self._climb(number, rung):
+                return
+        tried = sum(1 for candidate in self.ledger.record.candidates if candidate.attempt == number)
+        tree = (await self.workspace.checkpoint()).tree
+        self.ledger.append(
+            AttemptEnded(number=number, claim="", tree=tree, stuck=f"the checks confirmed none of {tried} candidates")
+        )
+
+    def _rungs(self) -> list[Rung]:
+        before = self.ledger.record.checks_before
+        fails = before is not None and any(not result.ok for result in before.results)
+        rungs: dict[str, Rung] = {"infill": "infill", "rewrite": "rewrite", "explain": "explain"}
+        chosen: list[Rung] = [rungs[name] for name in self.settings.dialect if name in rungs]
+        # Without a failing check there is no line to suspect, and every infill that breaks nothing would pass.
+        return chosen if fails else [rung for rung in chosen if rung != "infill"]
+
+    async def _climb(self, number: int, rung: Rung) -> bool:
+        """Try a rung's candidates, from where an earlier run left off. True when one passed."""
+        done = sum(1 for tried in self.ledger.record.candidates if tried.attempt == number and tried.rung == rung)
+        makers: dict[Rung, Callable[[int], AsyncIterator[Candidate]]] = {
+            "infill": self._infills,
+            "rewrite": self._rewrites,
+            "explain": self._explained,
+        }
+        index = done
+        async for candidate in makers[rung](done):
+            self.ledger.check_tokens()
+            begun = time.monotonic()
+            passed, note = await self._try(candidate)
+            tree = (await self.workspace.checkpoint()).tree if passed else None
+            self.ledger.append(
+                CandidateTried(
+                    attempt=number,
+                    rung=rung,
+                    index=index,
+                    path=candidate.path,
+                    line=candidate.line,
+                    passed=passed,
+                    tree=tree,
+                    usage=candidate.usage,
+                    seconds=round(time.monotonic() - begun, 3),
+                    note=note,
+                )
+            )
+            index += 1
+            if passed and tree is not None:
+                where = f", line {candidate.line}" if candidate.line else ""
+                claim = f"{rung}: a new text for {candidate.path}{where} makes the failing checks pass"
+                self.ledger.append(AttemptEnded(number=number, claim=claim, tree=tree))
+                return True
+        return False
+
+    async def _try(self, candidate: Candidate) -> tuple[bool, str]:
+        """Put the candidate into the workspace, run the checks, and take it out again unless they confirm it."""
+        text = candidate.text
+        if text is None:
+            return False, candidate.note or "nothing usable came back"
+        if (candidate.path, text) in self._tried:
+            return False, "the same text was tried before"
+        self._tried.add((candidate.path, text))
+        record = self.ledger.record
+        assert record.opened is not None
+        assert record.checks_before is not None
+        await self.toolbox.call("write_file", {"path": candidate.path, "content": text})
+        after = await run_checks(
+            self.workspace.box, record.opened.checks, setup=record.request.setup, seconds=self.seconds
+        )
+        verdict = judge(record.checks_before.results, after, changed=True)
+        if not verdict.passed:
+            await self.toolbox.call("write_file", {"path": candidate.path, "content": self._texts[candidate.path]})
+        return verdict.passed, clip(verdict.reason, 200)
+
+    async def _read_files(self) -> None:
+        """The files that may be repaired: those the plan chose, then those with suspicious lines."""
+        plan = self.ledger.record.plans[-1]
+        chosen = [path for step in plan.steps for path in step.files]
+        for path in dict.fromkeys([*chosen, *(suspect.path for suspect in self.suspects)]):
+            try:
+                file = await self.workspace.files.read(path)
+            except FileError:
+                continue
+            if not file.truncated and len(file.text) <= MAX_FILE_CHARACTERS:
+                self._texts[path] = file.text
+
+    def _ordered_suspects(self) -> list[Suspect]:
+        """By suspicion; among equals those in files that the plan chose come first."""
+        chosen = {path for step in self.ledger.record.plans[-1].steps for path in step.files}
+        return sorted(self.suspects, key=lambda suspect: (-round(suspect.score, 3), suspect.path not in chosen))
+
+    async def _infills(self, done: int) -> AsyncIterator[Candidate]:
+        holes = infill.holes(self._ordered_suspects(), self._texts, most=MAX_HOLES)
+        for hole in itertools.islice(holes, done, None):
+            text = self._texts[hole.path]
+            asked = infill.prompt(self.settings.model, self._hint(hole.path), text, hole)
+            stops = (*infill.STOPS, "\n") if hole.lines == 1 else infill.STOPS
+            completion = await self.client.complete(asked, max_tokens=infill.MAX_TOKENS, stop=stops, temperature=0.0)
+            new = infill.filled(text, hole, completion.text)
+            yield Candidate(hole.path, new, hole.first, completion.usage, "" if new else "the line stayed as it is")
+
+    def _hint(self, path: str) -> str:
+        """What fails, as comment lines: the assertion says more than its traceback."""
+        mark = infill.comment_mark(path)
+        lines = [line for line in self._evidence().splitlines() if line.startswith(("E  ", "AssertionError", "FAIL"))]
+        return "".join(f"{mark} {line.strip()[:160]}\n" for line in lines[:4])
+
+    def _evidence(self) -> str:
+        before = self.ledger.record.checks_before
+        assert before is not None
+        return "\n".join(clip(result.output, EVIDENCE_CHARACTERS) for result in before.results if not result.ok)
+
+    async def _rewrites(self, done: int) -> AsyncIterator[Candidate]:
+        for path, index in itertools.islice(self._targets(REWRITES), done, None):
+            asked = rewrite.ask_for_file(self.ledger.record.request.text, path, self._texts[path], self._evidence())
+            yield await self._rewritten(path, asked, warm=index > 0)
+
+    async def _explained(self, done: int) -> AsyncIterator[Candidate]:
+        task = self.ledger.record.request.text
+        for path, _ in itertools.islice(self._targets(EXPLANATIONS), done, None):
+            asked = rewrite.ask_why(task, path, self._texts[path], self._evidence())
+            said = await self.client.chat(
+                [message("system", rewrite.EXPLAIN_SYSTEM), message("user", asked)], max_tokens=200, temperature=0.7
+            )
+            asked = rewrite.ask_for_file(task, path, self._texts[path], self._evidence(), explanation=said.content)
+            candidate = await self._rewritten(path, asked, warm=True)
+            yield Candidate(path, candidate.text, None, _sum(said.usage, candidate.usage), candidate.note)
+
+    def _targets(self, rounds: int) -> list[tuple[str, int]]:
+        """Files to rewrite with the number of the try, the likeliest file most often."""
+        paths = list(self._texts)[:3]
+        return [(path, index) for index in range(rounds) for path in paths[: 1 if index % 2 else None]]
+
+    async def _rewritten(self, path: str, asked: str, *, warm: bool) -> Candidate:
+        old = self._texts[path]
+        try:
+            reply = await self.client.chat(
+                [message("system", rewrite.SYSTEM), message("user", asked)],
+                max_tokens=max(256, len(old) // 2),
+                temperature=0.8 if warm else 0.0,
+            )
+        except ContextOverflow as error:
+            return Candidate(path, None, None, Usage(), str(error))
+        text = rewrite.new_text(reply.content, old)
+        return Candidate(path, text, None, reply.usage, "" if text else "no new text of the file came back")
+
+
+def _sum(one: Usage, two: Usage) -> Usage:
+    return Usage(
+        prompt_tokens=one.prompt_tokens + two.prompt_tokens,
+        completion_tokens=one.completion_tokens + two.completion_tokens,
+        cached_tokens=one.cached_tokens + two.cached_tokens,
+    )

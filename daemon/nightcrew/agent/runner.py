@@ -1,0 +1,133 @@
+"""Runs one task to its end, from wherever its journal stands.
+
+The loop is a question to the record: what comes next? Each answer appends events, so a process that is killed anywhere
+leaves a record that the next one can ask the same question of.
+"""
+
+from __future__ import annotations
+
+from contextlib import AsyncExitStack
+
+import anyio
+
+from nightcrew.agent.ledger import Ledger
+from nightcrew.agent.roster import Roster
+from nightcrew.agent.work import Ended, Work
+from nightcrew.config import Config
+from nightcrew.delivery import as_ended, write_results
+from nightcrew.errors import (
+    Cancelled,
+    ConfigError,
+    ContextOverflow,
+    EndpointDown,
+    EndpointRefused,
+    LimitReached,
+    NightcrewError,
+    Stale,
+)
+from nightcrew.events import TaskEnded
+from nightcrew.fold import TaskRecord
+from nightcrew.groups import unwrapped
+from nightcrew.ids import now
+from nightcrew.journal import Journal
+from nightcrew_tools.contract import Outcome
+from nightcrew_workspaces.errors import WorkspaceError
+from nightcrew_workspaces.workspace import Workspace, Workspaces
+
+CANCEL_POLL_SECONDS = 0.25
+
+
+class Runner:
+    """Runs claimed tasks. One object serves any number of them side by side."""
+
+    def __init__(self, *, config: Config, journal: Journal, workspaces: Workspaces, roster: Roster) -> None:
+        self._config = config
+        self._journal = journal
+        self._workspaces = workspaces
+        self._roster = roster
+
+    async def run(self, task: str) -> TaskRecord:
+        """Work on a task that this process has claimed, until it has ended, and return its record.
+
+        Raises `Stale` when another worker took it over. Cancelling the coroutine leaves the task as it stands in the
+        journal; the next run goes on from there.
+        """
+        ledger = Ledger(self._journal, self._journal.record(task))
+        if ledger.record.ended is not None:
+            return ledger.record
+        async with AsyncExitStack() as stack:
+            work = Work(self._config, ledger, self._workspaces, self._roster, stack)
+            ended = await self._outcome(ledger, work)
+            await self._end(ledger, ended, work.workspace)
+        if not self._config.keep_workspaces:
+            with anyio.CancelScope(shield=True):
+                await self._workspaces.remove(task)
+        return ledger.record
+
+    async def _outcome(self, ledger: Ledger, work: Work) -> Ended:
+        """Work within the limits, and put what stops the work for good into an outcome and a reason.
+
+        `Stale` and `EndpointDown` pass: whether a task may wait for its endpoint is not for the runner to say.
+        """
+        try:
+            return await self._within_limits(ledger, work)
+        except LimitReached as error:
+            return Ended(Outcome.LIMITS, str(error))
+        except Cancelled as error:
+            return Ended(Outcome.CANCELLED, str(error))
+        except (EndpointRefused, ConfigError) as error:
+            return Ended(Outcome.NO_ENDPOINT, str(error))
+        except ContextOverflow as error:
+            return Ended(Outcome.UNVERIFIED, f"the task does not fit into the model's context: {error}")
+        except (Stale, EndpointDown):
+            raise
+        except (WorkspaceError, NightcrewError) as error:
+            return Ended(Outcome.FAILED, str(error))
+
+    async def _within_limits(self, ledger: Ledger, work: Work) -> Ended:
+        """Raises `LimitReached` or `Cancelled` when the clock or a person stops the work."""
+        ended: Ended | BaseException | None = None
+        cancelled = False
+
+        async def watch(scope: anyio.CancelScope) -> None:
+            nonlocal cancelled
+            while not self._journal.cancel_requested(ledger.record.id):  # noqa: ASYNC110 - another process asks
+                await anyio.sleep(CANCEL_POLL_SECONDS)
+            cancelled = True
+            scope.cancel()
+
+        with anyio.move_on_after(ledger.seconds_left):
+            async with anyio.create_task_group() as group:
+                group.start_soon(watch, group.cancel_scope)
+                try:
+                    ended = await work.to_its_end()
+                except (NightcrewError, WorkspaceError, ExceptionGroup) as error:
+                    ended = unwrapped(error)  # raised below: this task group would wrap it again
+                group.cancel_scope.cancel()
+        if isinstance(ended, Ended):
+            return ended
+        if isinstance(ended, BaseException):
+            raise ended
+        if cancelled:
+            raise Cancelled("a person cancelled the task")
+        minutes = ledger.record.request.limits.minutes
+        raise LimitReached(f"the task worked for {minutes:g} minutes, its limit (limits: minutes)")
+
+    async def _end(self, ledger: Ledger, ended: Ended, workspace: Workspace | None) -> None:
+        """Write the result files, then the last event: a crash in between writes the same files again."""
+        patch = ended.patch
+        if not patch and workspace is not None and ended.outcome is not Outcome.DELIVERED:
+            patch = await _attempts_patch(workspace)
+        event, at = TaskEnded(outcome=ended.outcome, reason=ended.reason), now()
+        write_results(self._config.outbox, as_ended(ledger.record, event, at=at), patch)
+        ledger.append(event, at=at)
+
+
+async def _attempts_patch(workspace: Workspace) -> str:
+    """What an attempt that did not verify left behind, empty when even that cannot be had."""
+    with anyio.move_on_after(60, shield=True):
+        try:
+            return await workspace.diff()
+        except WorkspaceError:
+            return ""
+    return ""

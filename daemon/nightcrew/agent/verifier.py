@@ -1,0 +1,117 @@
+"""The verifier: runs the checks on a clean checkout of what would be delivered, and only then asks a model."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from nightcrew.agent.checks import run_checks
+from nightcrew.agent.conversation import Conversation
+from nightcrew.agent.judge import judge
+from nightcrew.agent.ledger import Ledger
+from nightcrew.agent.prompts import VERIFIER, clip
+from nightcrew.domain import Check, Verdict
+from nightcrew.errors import ContextOverflow, EndpointRefused
+from nightcrew.events import ChecksRan, VerdictReached
+from nightcrew.llm.client import ModelClient
+from nightcrew_workspaces.errors import HarvestRefused
+from nightcrew_workspaces.harvest import Harvest
+from nightcrew_workspaces.workspace import Workspace
+
+_ANSWER: dict[str, Any] = {
+    "type": "json_schema",
+    "json_schema": {
+        "name": "verdict",
+        "strict": True,
+        "schema": {
+            "type": "object",
+            "properties": {"reason": {"type": "string"}, "passes": {"type": "boolean"}},
+            "required": ["reason", "passes"],
+            "additionalProperties": False,
+        },
+    },
+}
+
+
+async def check_before(ledger: Ledger, workspace: Workspace, *, seconds: float) -> None:
+    """Run the checks on a clean checkout of the base: what fails here is not the task's fault."""
+    record = ledger.record
+    assert record.opened is not None
+    async with workspace.clean_room(workspace.base_commit) as box:
+        results = await run_checks(box, record.opened.checks, setup=record.request.setup, seconds=seconds)
+    ledger.append(ChecksRan(phase="before", attempt=0, commit=workspace.base_commit, results=results))
+
+
+async def verify(
+    ledger: Ledger, workspace: Workspace, attempt: int, *, judge_client: ModelClient | None, seconds: float
+) -> Harvest | None:
+    """Commit the attempt, take it out of the box, check it, and journal the verdict.
+
+    Returns what was harvested, None when there was nothing to harvest or it was refused.
+    """
+    record = ledger.record
+    assert record.checks_before is not None
+    commit = await workspace.commit(_commit_message(ledger), author=("Nightcrew", "nightcrew@localhost"))
+    if commit is None:
+        _conclude(ledger, attempt, "", judge(record.checks_before.results, (), changed=False))
+        return None
+    try:
+        harvest = await workspace.harvest(commit)
+    except HarvestRefused as refused:
+        reason = f"the result may not leave the box: {refused}"
+        _conclude(ledger, attempt, commit, Verdict(passed=False, reason=reason, evidence=reason))
+        return None
+    if attempt not in record.checks_after:
+        async with workspace.clean_room(commit) as box:
+            results = await run_checks(box, _checks(ledger), setup=record.request.setup, seconds=seconds)
+        ledger.append(ChecksRan(phase="after", attempt=attempt, commit=commit, results=results))
+    verdict = judge(record.checks_before.results, record.checks_after[attempt].results, changed=True)
+    if verdict.passed and judge_client is not None:
+        verdict = await _ask(ledger, judge_client, attempt, harvest.patch, verdict)
+    _conclude(ledger, attempt, commit, verdict)
+    return harvest
+
+
+def _conclude(ledger: Ledger, attempt: int, commit: str, verdict: Verdict) -> None:
+    ledger.append(VerdictReached(attempt=attempt, commit=commit, verdict=verdict))
+
+
+def _checks(ledger: Ledger) -> list[Check]:
+    """The known checks, then those of the newest plan that are not among them."""
+    opened = ledger.record.opened
+    assert opened is not None
+    checks = list(opened.checks)
+    known = {check.command for check in checks}
+    steps = ledger.record.plans[-1].steps if ledger.record.plans else ()
+    for command in (command for step in steps for command in step.checks):
+        if command not in known:
+            known.add(command)
+            checks.append(Check(command=command, source="plan"))
+    return checks
+
+
+def _commit_message(ledger: Ledger) -> str:
+    record = ledger.record
+    claim = next((ended.claim for _, ended in sorted(record.ended_attempts.items(), reverse=True) if ended.claim), "")
+    body = f"\n\n{clip(claim, 2000)}" if claim else ""
+    return f"{clip(record.request.title, 100)}{body}\n\nNightcrew-Task: {record.id}\n"
+
+
+async def _ask(ledger: Ledger, client: ModelClient, attempt: int, patch: str, verdict: Verdict) -> Verdict:
+    """A model's second opinion. It may object; an answer that cannot be read, or none, leaves the checks' verdict."""
+    conversation = Conversation(ledger, f"verifier/{attempt}", client)
+    conversation.open(VERIFIER, f"# Task\n{ledger.record.request.text}\n\n# Diff\n```diff\n{clip(patch, 40_000)}\n```")
+    try:
+        if conversation.is_models_turn:
+            await conversation.ask(response_format=_ANSWER)
+        opinion: object = json.loads(_json_part(conversation.final_text()))
+    except (ValueError, EndpointRefused, ContextOverflow) as error:
+        return verdict.model_copy(update={"notes": (*verdict.notes, f"the verifier gave no usable opinion: {error}")})
+    if not isinstance(opinion, dict) or opinion.get("passes") is not False:  # pyright: ignore[reportUnknownMemberType]
+        return verdict
+    reason = clip(str(opinion.get("reason") or "no reason given"), 1000)  # pyright: ignore[reportUnknownMemberType, reportUnknownArgumentType]
+    return Verdict(passed=False, reason=f"the verifier objects: {reason}", evidence=reason, notes=verdict.notes)
+
+
+def _json_part(text: str) -> str:
+    return text[text.find("{") : text.rfind("}") + 1]

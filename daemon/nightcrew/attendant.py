@@ -1,0 +1,104 @@
+"""A task's outer edge: whatever happens to it inside, it ends or waits, and the others go on."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from datetime import UTC, datetime
+from typing import Protocol
+
+from nightcrew.config import Config
+from nightcrew.delivery import as_ended, write_results
+from nightcrew.errors import EndpointDown, NightcrewError, Stale
+from nightcrew.events import TaskEnded, Waiting
+from nightcrew.fold import TaskRecord
+from nightcrew.groups import unwrapped
+from nightcrew.ids import now
+from nightcrew.journal import Journal
+from nightcrew_tools.contract import Outcome
+
+log = logging.getLogger("nightcrew")
+
+Say = Callable[[str], None]
+
+
+class Worker(Protocol):
+    """Who does the work on claimed tasks."""
+
+    async def run(self, task: str) -> TaskRecord:
+        """Work on a claimed task until it has ended; see `Runner.run`. Raises `EndpointDown` when it could wait for a
+        model, `Stale` when another worker has it."""
+        ...
+
+    async def leave(self, task: str) -> str:
+        """Give up what is open for a task that was cut off, and return the patch of what it had done, if any."""
+        ...
+
+
+OpenWorker = Callable[[Config, Journal, Say], AbstractAsyncContextManager[Worker]]
+
+
+class Attendant:
+    """Runs claimed tasks one by one through a worker, and sees that each ends or waits, whatever happens."""
+
+    def __init__(self, config: Config, journal: Journal, worker: Worker, name: str) -> None:
+        self._config = config
+        self._journal = journal
+        self._worker = worker
+        self._name = name
+
+    async def attend(self, record: TaskRecord, *, may_wait: bool) -> None:
+        """Work on a task that was claimed until it ended or was taken away.
+
+        With `may_wait`, a task without a usable endpoint goes back into the queue while its limit on minutes allows it.
+        """
+        task = record.id
+        try:
+            await self._worker.run(task)
+        except Exception as error:  # noqa: BLE001 - the outer edge of a task: nothing may stop the others
+            cause = unwrapped(error)
+            if isinstance(cause, Stale):
+                log.info("task %s was taken over", task)
+            elif isinstance(cause, EndpointDown) and may_wait and _may_wait(record):
+                self._wait(task, str(cause))
+            else:
+                await self._give_up(task, cause)
+
+    async def _give_up(self, task: str, cause: BaseException) -> None:
+        if isinstance(cause, EndpointDown):
+            await self.end(task, Outcome.NO_ENDPOINT, str(cause))
+        elif isinstance(cause, NightcrewError):
+            await self.end(task, Outcome.FAILED, str(cause))
+        else:
+            log.error("task %s ended in an error of Nightcrew's own", task, exc_info=cause)
+            await self.end(task, Outcome.FAILED, f"an error of Nightcrew's own: {type(cause).__name__}: {cause}")
+
+    async def end(self, task: str, outcome: Outcome, reason: str) -> None:
+        """End a task from outside of its run: its results, then its last event. One that has ended stays as it is."""
+        patch = await self._worker.leave(task)
+        record = self._journal.record(task)
+        if record.ended is not None:
+            return
+        ended = TaskEnded(outcome=outcome, reason=reason)
+        at = now()
+        try:
+            write_results(self._config.outbox, as_ended(record, ended, at=at), patch)
+        except OSError as error:
+            log.warning("task %s: its report cannot be written: %s", task, error)
+            ended = TaskEnded(outcome=outcome, reason=f"{reason} (its report could not be written: {error})")
+        try:
+            self._journal.append(task, record.seq + 1, ended, at=at)
+        except Stale:
+            log.info("task %s was taken over", task)
+
+    def _wait(self, task: str, reason: str) -> None:
+        record = self._journal.record(task)
+        self._journal.append(task, record.seq + 1, Waiting(reason=reason))
+        self._journal.release(task, self._name)
+
+
+def _may_wait(record: TaskRecord) -> bool:
+    """Whether a task that began when it did may go on waiting for an endpoint."""
+    began = datetime.fromisoformat(record.started_at or record.submitted_at)
+    return (datetime.now(UTC) - began).total_seconds() < record.request.limits.minutes * 60

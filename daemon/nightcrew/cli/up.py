@@ -1,0 +1,51 @@
+"""`nightcrew up`: the service in the foreground."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import typer
+
+from nightcrew.cli.output import JsonFlag, examples, say
+
+if TYPE_CHECKING:
+    from nightcrew.events import Recorded
+
+_UP = examples(
+    "nightcrew up                                    then drop task files into its inbox",
+    "NIGHTCREW_HOME=/srv/nightcrew nightcrew up      another home",
+    "nightcrew up --json >> events.jsonl             one line for each event",
+)
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command("up", epilog=_UP, short_help="Run the service.")(up)
+
+
+def up(json: JsonFlag = False) -> None:
+    """Take tasks from the inbox and the queue until stopped (Ctrl-C, SIGTERM).
+
+    Running tasks are let go of then, and go on at the next start. A second signal stops at once.
+    """
+    import logging
+
+    import anyio
+
+    from nightcrew.cli.running import make_progress
+    from nightcrew.config import load_config
+    from nightcrew.service import Service, serve
+    from nightcrew.worker import open_worker
+
+    config = load_config()
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    progress = make_progress(names=True)
+
+    def on_event(recorded: Recorded) -> None:
+        if json:
+            typer.echo(recorded.model_dump_json(ensure_ascii=True))
+        progress.show(recorded)
+
+    service = Service(config, open_worker=open_worker, say=progress.say, on_event=on_event)
+    say(f"home {config.home}; drop task files into {config.inbox}; results come to {config.outbox}")
+    anyio.run(serve, service, progress.say)

@@ -1,0 +1,192 @@
+"""The configuration: one TOML file and a few environment variables, read here and nowhere else."""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, SecretStr, ValidationError, field_validator
+
+from nightcrew.errors import ConfigError
+from nightcrew_tools.contract import Frozen, Limits
+
+Dialect = Literal["tools", "choose", "infill", "rewrite", "explain"]
+"""How a role talks to its model: `tools` is native tool calls; `choose` picks files by JSON schema (planner); `infill`,
+`rewrite` and `explain` are the rungs of the repair ladder (executor), for models too small for tools."""
+
+ROLES = ("planner", "executor", "verifier")
+
+
+class RoleSettings(Frozen):
+    """One role of a crew, bound to a model."""
+
+    base_url: str
+    """Of an OpenAI-compatible API, with its `/v1`."""
+    model: str = ""
+    """Model name as the endpoint lists it; its first one when empty."""
+    api_key_env: str | None = None
+    api_key_file: Path | None = None
+    dialect: tuple[Dialect, ...] = ("tools",)
+    thinking: bool | None = None
+    """Sent as `chat_template_kwargs.enable_thinking`; the model's own default when absent."""
+    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
+    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
+    max_tokens: Annotated[int, Field(ge=16)] = 8192
+    """Most tokens of one reply."""
+    extra_body: dict[str, object] = Field(default_factory=dict)
+    """More request fields, sent as they are (`top_k`, `priority`, `reasoning_effort`, …)."""
+    first_token_seconds: Annotated[float, Field(gt=0)] = 900.0
+    """A local prefill may take minutes."""
+    idle_seconds: Annotated[float, Field(gt=0)] = 120.0
+    """Longest pause between two pieces of a stream."""
+    patience_seconds: Annotated[float, Field(ge=0)] = 600.0
+    """How long an endpoint may be away before the task gives up."""
+    stream: bool = True
+
+    @field_validator("dialect", mode="before")
+    @classmethod
+    def _one_or_many(cls, value: object) -> object:
+        return (value,) if isinstance(value, str) else value
+
+    @field_validator("base_url")
+    @classmethod
+    def _is_http(cls, value: str) -> str:
+        if not value.startswith(("http://", "https://")):
+            raise ValueError("must start with http:// or https://")
+        return value.rstrip("/")
+
+
+class CrewSettings(Frozen):
+    """A named set of roles. A role that is absent is played by the planner's model; the verifier is optional."""
+
+    planner: RoleSettings
+    executor: RoleSettings | None = None
+    verifier: RoleSettings | None = None
+    """Judges the diff after the checks passed; without it the checks alone decide."""
+
+
+class BoxSettings(Frozen):
+    """What every box of this machine may use."""
+
+    user: str | None = None
+    """Unprivileged account for boxes when the service runs as root; `nightcrew`, else `nobody`."""
+    read_only: tuple[Path, ...] = ()
+    """More directories to show read-only at the same path: toolchains, virtual environments."""
+    path: tuple[str, ...] = ()
+    """Directories put before the box's PATH."""
+    memory_mib: Annotated[int, Field(ge=64)] = 4096
+    command_seconds: Annotated[float, Field(gt=0)] = 600.0
+    """Longest time of one command or check."""
+
+
+class Config(Frozen):
+    """The whole configuration file."""
+
+    home: Path
+    workspaces: Path | None = None
+    """Where private clones live; chosen beside `home`, or under /var/lib when boxes could not reach that."""
+    crew: str | None = None
+    """Default crew; found by looking on the usual local ports when absent."""
+    crews: dict[str, CrewSettings] = Field(default_factory=dict[str, "CrewSettings"])
+    box: BoxSettings = BoxSettings()
+    limits: Limits = Limits()
+    concurrency: Annotated[int, Field(ge=1, le=256)] = 4
+    """Tasks at the same time."""
+    keep_workspaces: bool = False
+    """Keep the private clones of ended tasks, to look into them."""
+
+    @property
+    def inbox(self) -> Path:
+        return self.home / "inbox"
+
+    @property
+    def outbox(self) -> Path:
+        return self.home / "outbox"
+
+    @property
+    def rejected(self) -> Path:
+        return self.home / "rejected"
+
+    @property
+    def journal(self) -> Path:
+        return self.home / "journal.sqlite"
+
+
+def default_home(environ: Mapping[str, str]) -> Path:
+    """`NIGHTCREW_HOME`, or the user's data folder."""
+    if home := environ.get("NIGHTCREW_HOME"):
+        return Path(home).expanduser().absolute()
+    data = environ.get("XDG_DATA_HOME") or Path(environ.get("HOME", "/root")) / ".local/share"
+    return Path(data) / "nightcrew"
+
+
+def config_path(environ: Mapping[str, str]) -> Path:
+    """`NIGHTCREW_CONFIG`, or the user's configuration folder."""
+    if path := environ.get("NIGHTCREW_CONFIG"):
+        return Path(path).expanduser().absolute()
+    base = environ.get("XDG_CONFIG_HOME") or Path(environ.get("HOME", "/root")) / ".config"
+    return Path(base) / "nightcrew" / "config.toml"
+
+
+def models_dir(environ: Mapping[str, str]) -> Path:
+    """`NIGHTCREW_MODELS`, or the user's cache folder."""
+    if path := environ.get("NIGHTCREW_MODELS"):
+        return Path(path).expanduser().absolute()
+    base = environ.get("XDG_CACHE_HOME") or Path(environ.get("HOME", "/root")) / ".cache"
+    return Path(base) / "nightcrew" / "models"
+
+
+def environment() -> Mapping[str, str]:
+    """The process environment: the one place of the project that reads it."""
+    return os.environ
+
+
+def load_config(environ: Mapping[str, str] | None = None) -> Config:
+    """Read the configuration file, or the defaults where there is none.
+
+    Raises `ConfigError`, which names the file, the key and what is wrong with it.
+    """
+    environ = environment() if environ is None else environ
+    path = config_path(environ)
+    values: dict[str, object] = {}
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        if environ.get("NIGHTCREW_CONFIG"):
+            raise ConfigError(f"{path}: no such file (NIGHTCREW_CONFIG names it)") from None
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError(f"{path}: {error}") from error
+    values.setdefault("home", str(default_home(environ)))
+    if environ.get("NIGHTCREW_HOME"):
+        values["home"] = str(default_home(environ))
+    try:
+        return Config.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError(_sentence(path, error)) from None
+
+
+def read_key(role: RoleSettings, environ: Mapping[str, str]) -> SecretStr | None:
+    """The role's API key, or None when it names none. Raises `ConfigError` when the named place has none."""
+    if role.api_key_file is not None:
+        try:
+            return SecretStr(role.api_key_file.expanduser().read_text(encoding="utf-8").strip())
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"api_key_file {role.api_key_file}: {error}") from error
+    if role.api_key_env is not None:
+        key = environ.get(role.api_key_env)
+        if not key:
+            raise ConfigError(f"api_key_env: the environment has no {role.api_key_env}")
+        return SecretStr(key)
+    return None
+
+
+def _sentence(path: Path, error: ValidationError) -> str:
+    lines = [f"{path}:"]
+    for problem in error.errors():
+        where = ".".join(str(part) for part in problem["loc"])
+        what = "unknown key" if problem["type"] == "extra_forbidden" else problem["msg"]
+        lines.append(f"  {where}: {what}")
+    return "\n".join(lines)

@@ -1,0 +1,72 @@
+"""The nouns of the daemon: frozen values without I/O."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from nightcrew_tools.contract import Frozen
+
+
+class Usage(Frozen):
+    """What one model request cost, as the endpoint counted it."""
+
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cached_tokens: int = 0
+
+
+class Check(Frozen):
+    """A command that tells whether the repository is well."""
+
+    command: str
+    source: Literal["task", "repository", "plan"]
+    """Who asked for it. Only checks of the person or the repository can confirm a result; a plan's can only object."""
+
+
+class CheckResult(Frozen):
+    """One run of a check on a clean checkout."""
+
+    check: Check
+    exit_code: int | None
+    """None when the command did not end by itself; `ended` says how."""
+    ended: str
+    """`exited`, or why it was stopped: `timeout`, `memory`, `output`, `signal`."""
+    output: str
+    """Head and tail of standard output and error, capped."""
+    seconds: float
+    failing: tuple[str, ...] = ()
+    """Ids of failing tests, where the output names them."""
+    passed_tests: int | None = None
+    """Number of passing tests, where the output tells."""
+
+    @property
+    def ok(self) -> bool:
+        return self.exit_code == 0 and self.ended == "exited"
+
+
+class Step(Frozen):
+    """One piece of a plan."""
+
+    title: str
+    done_when: str = ""
+    checks: tuple[str, ...] = ()
+    files: tuple[str, ...] = ()
+
+
+class Plan(Frozen):
+    """A revision of ordered steps."""
+
+    revision: int
+    summary: str
+    steps: tuple[Step, ...]
+
+
+class Verdict(Frozen):
+    """Whether a result is confirmed, and why."""
+
+    passed: bool
+    reason: str
+    evidence: str = ""
+    """What the executor is shown when it did not pass."""
+    notes: tuple[str, ...] = ()
+    """What a person should look at all the same."""

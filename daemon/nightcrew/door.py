@@ -1,0 +1,29 @@
+"""What is asked of a task before it is let in: that its repository and its crew exist."""
+
+from __future__ import annotations
+
+from nightcrew.config import Config
+from nightcrew.errors import TaskFileError
+from nightcrew.locks import private_directory
+from nightcrew_tools.contract import TaskRequest
+from nightcrew_workspaces.errors import WorkspaceError
+from nightcrew_workspaces.git import Git, safe_config
+from nightcrew_workspaces.source import Source, is_url, look
+
+EMBEDDED = "embedded"
+"""The crew that every machine has: the small model that comes with `nightcrew[embedded]`."""
+
+
+async def validate(config: Config, request: TaskRequest) -> None:
+    """Refuse what could never run: a crew that nobody defined, a source that is not there, is not git, has no commit or
+    not this base. A URL is taken as it is: only a fetch could tell more. Raises `TaskFileError`."""
+    known = {*config.crews, EMBEDDED}
+    if request.crew is not None and request.crew not in known:
+        raise TaskFileError(f"no crew is called {request.crew!r}; there are: {', '.join(sorted(known))}")
+    if is_url(request.repo):
+        return
+    private_directory(config.home)
+    try:
+        await look(Git(safe_config(config.home)), Source(request.repo, request.base), config.home / "mirrors")
+    except WorkspaceError as error:
+        raise TaskFileError(f"`repo`: {error}") from error

@@ -1,0 +1,85 @@
+"""Errors of the daemon.
+
+NightcrewError
+├── ConfigError          the configuration file is wrong: says file, key and what to write
+├── TaskFileError        a task file is wrong: says line and reason
+├── JournalError
+│   ├── Stale            another worker took this task over: stop, report nothing, exit 75
+│   ├── JournalBusy      another service runs on this home
+│   └── JournalCorrupt   a stored event cannot be read
+├── ModelError
+│   ├── EndpointDown     nothing answers there, or not in time: may pass
+│   ├── EndpointRefused  the endpoint answered, and will not serve this request: will not pass
+│   ├── ContextOverflow  the prompt is longer than the model's context
+│   └── EmbeddedError    the embedded model's server could not start: says what to do
+├── WeightsError         the embedded model's weights are wrong, or no source could give them
+├── LimitReached         the task used up its minutes, tokens or attempts
+└── Cancelled            a person cancelled the task
+"""
+
+from __future__ import annotations
+
+
+class NightcrewError(Exception):
+    """Root of the daemon's errors; its text is fit to be shown to a person."""
+
+
+class ConfigError(NightcrewError):
+    """The configuration is wrong."""
+
+
+class TaskFileError(NightcrewError):
+    """A task file is wrong. `line` counts from 1 and is None where no line can be named."""
+
+    def __init__(self, reason: str, *, line: int | None = None) -> None:
+        self.reason = reason
+        self.line = line
+        super().__init__(reason if line is None else f"line {line}: {reason}")
+
+
+class JournalError(NightcrewError):
+    """The journal cannot be used."""
+
+
+class Stale(JournalError):
+    """An append met a sequence number that is taken: another worker owns the task now."""
+
+
+class JournalBusy(JournalError):
+    """Another service runs on this home."""
+
+
+class JournalCorrupt(JournalError):
+    """A stored event cannot be read."""
+
+
+class ModelError(NightcrewError):
+    """A model endpoint did not do what was asked."""
+
+
+class EndpointDown(ModelError):
+    """Nothing answers there, or not in time; it may pass."""
+
+
+class EndpointRefused(ModelError):
+    """The endpoint answered and will not serve this request."""
+
+
+class ContextOverflow(ModelError):
+    """The prompt is longer than the model's context."""
+
+
+class EmbeddedError(ModelError):
+    """The embedded model's server could not start, or ended by itself."""
+
+
+class WeightsError(NightcrewError):
+    """The embedded model's weights are wrong, or could not be fetched from any source."""
+
+
+class LimitReached(NightcrewError):
+    """The task used up its minutes, tokens or attempts."""
+
+
+class Cancelled(NightcrewError):
+    """A person cancelled the task."""

@@ -1,0 +1,196 @@
+"""The closed union of journal events.
+
+A message is stored as the exact JSON text that was sent or will be sent again: the transcript is the durable state, and
+a byte that differs would cost the model server its cached prefix.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, TypeAdapter
+
+from nightcrew.domain import Check, CheckResult, Plan, Usage, Verdict
+from nightcrew_tools.contract import Frozen, Outcome, TaskRequest
+
+
+class TaskSubmitted(Frozen):
+    """First event of every task."""
+
+    kind: Literal["task_submitted"] = "task_submitted"
+    request: TaskRequest
+    name: str
+    """Stem of the result files; unique among the tasks of this journal."""
+    origin: str
+    """`inbox:<file name>`, `cli`, `mcp`, `run`, `demo`."""
+
+
+class TaskClaimed(Frozen):
+    """A worker took the task; an older worker's next append is stale from here on."""
+
+    kind: Literal["task_claimed"] = "task_claimed"
+    worker: str
+
+
+class WorkspaceOpened(Frozen):
+    """The private clone exists."""
+
+    kind: Literal["workspace_opened"] = "workspace_opened"
+    base_commit: str
+    base_ref: str
+    source_dirty: bool
+    """The source checkout had uncommitted changes, which are not part of the task."""
+    checks: tuple[Check, ...]
+    crew: str
+    models: dict[str, str]
+    """Role to `model @ base_url`."""
+    context: str
+    """Repository context of the base commit, as every prompt carries it."""
+
+
+class ChecksRan(Frozen):
+    """All checks on one clean checkout."""
+
+    kind: Literal["checks_ran"] = "checks_ran"
+    phase: Literal["before", "after"]
+    attempt: int
+    """0 for the run before any change."""
+    commit: str
+    results: tuple[CheckResult, ...]
+
+
+class MessageAdded(Frozen):
+    """A message that the harness wrote: system, user, or a nudge."""
+
+    kind: Literal["message_added"] = "message_added"
+    conversation: str
+    message: str
+
+
+class ModelReplied(Frozen):
+    """A message that a model wrote, normalised once and never touched again."""
+
+    kind: Literal["model_replied"] = "model_replied"
+    conversation: str
+    message: str
+    finish_reason: str
+    usage: Usage
+    seconds: float
+
+
+class ToolRan(Frozen):
+    """A tool's answer, with the tree it left behind."""
+
+    kind: Literal["tool_ran"] = "tool_ran"
+    conversation: str
+    call_id: str
+    name: str
+    message: str
+    is_error: bool
+    tree: str | None
+    """Worktree snapshot after the call; None when the tool cannot change files."""
+    seconds: float
+
+
+class PlanWritten(Frozen):
+    kind: Literal["plan_written"] = "plan_written"
+    plan: Plan
+
+
+class AttemptStarted(Frozen):
+    kind: Literal["attempt_started"] = "attempt_started"
+    number: int
+    revision: int
+    """Of the plan that it works on."""
+
+
+class CandidateTried(Frozen):
+    """One rung's try of the repair ladder: a new text for one file, judged by the checks."""
+
+    kind: Literal["candidate_tried"] = "candidate_tried"
+    attempt: int
+    rung: Literal["infill", "rewrite", "explain"]
+    index: int
+    """Position in the rung's own order, from 0."""
+    path: str
+    line: int | None
+    """First line that was masked, from 1; None for a whole-file candidate."""
+    passed: bool
+    tree: str | None
+    """Worktree with the candidate in it, when it passed."""
+    usage: Usage
+    seconds: float
+    note: str = ""
+
+
+class AttemptEnded(Frozen):
+    kind: Literal["attempt_ended"] = "attempt_ended"
+    number: int
+    claim: str
+    """What the model says it did. Never believed."""
+    tree: str
+    stuck: str = ""
+    """Why the harness ended it, when the model did not."""
+
+
+class VerdictReached(Frozen):
+    kind: Literal["verdict_reached"] = "verdict_reached"
+    attempt: int
+    commit: str
+    """Empty when there was nothing to commit."""
+    verdict: Verdict
+
+
+class Delivered(Frozen):
+    """The branch (when there is one) and the result files are in place."""
+
+    kind: Literal["delivered"] = "delivered"
+    branch: str | None
+    commit: str | None
+    patch: str
+
+
+class Waiting(Frozen):
+    """The task cannot go on for now, and why."""
+
+    kind: Literal["waiting"] = "waiting"
+    reason: str
+
+
+class TaskEnded(Frozen):
+    kind: Literal["task_ended"] = "task_ended"
+    outcome: Outcome
+    reason: str
+
+
+Event = Annotated[
+    TaskSubmitted
+    | TaskClaimed
+    | WorkspaceOpened
+    | ChecksRan
+    | MessageAdded
+    | ModelReplied
+    | ToolRan
+    | PlanWritten
+    | AttemptStarted
+    | CandidateTried
+    | AttemptEnded
+    | VerdictReached
+    | Delivered
+    | Waiting
+    | TaskEnded,
+    Field(discriminator="kind"),
+]
+
+EVENT: TypeAdapter[Event] = TypeAdapter(Event)
+"""Parses and prints any event; raises pydantic's ValidationError on what is not one."""
+
+
+class Recorded(Frozen):
+    """An event where it stands in the journal."""
+
+    task: str
+    seq: int
+    at: str
+    """UTC, ISO 8601 with milliseconds."""
+    event: Event

@@ -1,0 +1,109 @@
+"""The one door to the queue: `TaskGateway` over the journal and the outbox."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import anyio.to_thread
+
+from nightcrew.config import Config
+from nightcrew.journal import Journal
+from nightcrew_tools.contract import TaskGateway, TaskNotFound, TaskRequest, TaskState, TaskView
+
+_SHOWN = 8
+
+
+class JournalGateway(TaskGateway):
+    """Submits, shows and cancels tasks. Whoever submits has looked at the repository and merged the limits before.
+
+    Every method may raise `JournalError`.
+    """
+
+    def __init__(self, journal: Journal, config: Config) -> None:
+        self._journal = journal
+        self._config = config
+
+    async def submit(self, request: TaskRequest, *, origin: str, name_hint: str | None = None) -> TaskView:
+        """Put a task into the queue; the same `id` twice returns the first one's view.
+
+        `name_hint` is what the result files are called after, a task file's stem say; the title by default.
+        """
+        recorded = self._journal.submit(request, origin=origin, name_hint=name_hint or request.title)
+        return self._finish(self._journal.view(recorded.task))
+
+    async def list(self) -> list[TaskView]:
+        """All tasks that are kept, newest first."""
+        return [self._finish(view) for view in self._journal.tasks()]
+
+    async def view(self, task: str) -> TaskView:
+        """One task, by its id, its name, or an unambiguous beginning of its id. Raises `TaskNotFound`."""
+        return self._finish(self._journal.view(self.resolve(task)))
+
+    async def cancel(self, task: str) -> TaskView:
+        """Ask a task to stop: a queued one ends at once, a running one soon, an ended one stays as it is.
+
+        Raises `TaskNotFound`.
+        """
+        found = self.resolve(task)
+        self._journal.request_cancel(found)
+        return self._finish(self._journal.view(found))
+
+    async def report(self, task: str) -> str:
+        """The Markdown report of an ended task. Raises `TaskNotFound` while there is none."""
+        view = await self.view(task)
+        text = await _read(self._outbox(view.name, ".report.md"))
+        if text is None:
+            raise TaskNotFound(self._no_report(view))
+        return text
+
+    async def diff(self, task: str) -> str:
+        """The patch of an ended task, empty when it changed nothing. Raises `TaskNotFound` while it has not ended."""
+        view = await self.view(task)
+        text = await _read(self._outbox(view.name, ".patch"))
+        if text is None and view.state is not TaskState.ENDED:
+            raise TaskNotFound(f"task {view.id} is {view.state}: there is no patch before its end")
+        return text or ""
+
+    def resolve(self, prefix: str) -> str:
+        """The id of the one task that is meant. Raises `TaskNotFound`, which says what there is."""
+        found = self._journal.find(prefix)
+        if not found:
+            named = f"no task has the id, the name or the beginning {prefix!r}" if prefix else "no task is named"
+            raise TaskNotFound(f"{named}; `nightcrew list` shows all")
+        if len(found) > 1:
+            shown = ", ".join(found[:_SHOWN]) + (", …" if len(found) > _SHOWN else "")
+            raise TaskNotFound(f"{len(found)} tasks begin with {prefix!r}: {shown}; write more of the id")
+        return found[0]
+
+    def _outbox(self, name: str, suffix: str) -> Path:
+        return self._config.outbox / f"{name}{suffix}"
+
+    def _no_report(self, view: TaskView) -> str:
+        if view.state is not TaskState.ENDED:
+            return f"task {view.id} is {view.state}: there is no report before its end"
+        if view.started_at is None:
+            return f"task {view.id} was {view.outcome} before it began: there is no report"
+        return f"task {view.id}: {self._outbox(view.name, '.report.md')} is gone; see `nightcrew show {view.id}`"
+
+    def _finish(self, view: TaskView) -> TaskView:
+        """Adds what the journal does not know: the default crew and where the result files are."""
+        report, patch = self._outbox(view.name, ".report.md"), self._outbox(view.name, ".patch")
+        ended = view.state is TaskState.ENDED
+        return view.model_copy(
+            update={
+                "crew": view.crew or self._config.crew or "",
+                "report_path": str(report) if ended and report.is_file() else None,
+                "patch_path": str(patch) if ended and patch.is_file() else None,
+            }
+        )
+
+
+async def _read(path: Path) -> str | None:
+    def read() -> str | None:
+        try:
+            # A patch is bytes; what is no UTF-8 in it can only be shown, not applied.
+            return path.read_bytes().decode("utf-8", "replace")
+        except FileNotFoundError:
+            return None
+
+    return await anyio.to_thread.run_sync(read)

@@ -1,0 +1,1 @@
+"""Talking to models: the one place of the daemon that speaks HTTP to an endpoint."""

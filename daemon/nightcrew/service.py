@@ -1,0 +1,286 @@
+"""The service: takes tasks from the inbox and the queue, and has a worker run as many side by side as it may.
+
+`run_one` is `nightcrew run`: the same for one task, without a service.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+
+import anyio
+from anyio.abc import TaskGroup
+
+from nightcrew.attendant import Attendant, OpenWorker, Say
+from nightcrew.config import Config
+from nightcrew.door import validate
+from nightcrew.errors import NightcrewError
+from nightcrew.events import Recorded, TaskSubmitted
+from nightcrew.fold import TaskRecord
+from nightcrew.intake import Intake
+from nightcrew.journal import Journal, Submission
+from nightcrew.locks import RunLocks, ServiceLock, private_directory
+from nightcrew_tools.contract import Outcome, TaskRequest, TaskState
+
+POLL_SECONDS = 0.25
+"""How often the service asks whether another process wrote into the journal."""
+RESCUE_SECONDS = 5.0
+"""How often it looks for tasks whose process died."""
+CANCEL_GRACE_SECONDS = 10.0
+"""A runner ends a cancelled task by itself; one that has not by then is cut off."""
+FIRST_RETRY_SECONDS = 5.0
+LAST_RETRY_SECONDS = 60.0
+
+OnEvent = Callable[[Recorded], None]
+
+
+class Service:
+    """`nightcrew up`. One for each home; `run` lasts until `stop`."""
+
+    def __init__(
+        self,
+        config: Config,
+        *,
+        open_worker: OpenWorker,
+        say: Say,
+        on_event: OnEvent | None = None,
+        on_reject: Callable[[str, str], None] | None = None,
+    ) -> None:
+        """`on_event` is shown what this service writes into the journal, `on_reject` the name of each task file that is
+        refused and why; neither may raise."""
+        self._config = config
+        self._open_worker = open_worker
+        self._say = say
+        self._on_event = on_event
+        self._on_reject = on_reject
+        self._name = worker_name()
+        self._scope: anyio.CancelScope | None = None
+        self._wake = anyio.Event()
+        self._running: dict[str, anyio.CancelScope] = {}
+        self._later: dict[str, tuple[float, float]] = {}
+        """By task that waits for an endpoint: when to try again (monotonic), and how long it waited last."""
+        self.started = anyio.Event()
+        self.stopping = False
+
+    def stop(self) -> None:
+        """Take no more tasks and let go of the running ones, which the next start continues."""
+        self.stopping = True
+        if self._scope is not None:
+            self._scope.cancel()
+
+    async def run(self) -> None:
+        """Serve until `stop`.
+
+        Raises `JournalBusy` when another service has this home, `JournalError` when the journal cannot be used. The
+        caller has tested the box before.
+        """
+        config = self._config
+        make_home(config)
+        with ExitStack() as stack:
+            stack.enter_context(ServiceLock(config.home))
+            journal = stack.enter_context(Journal.open(config.journal))
+            stack.callback(journal.subscribe(self._observe))
+            locks = RunLocks(run_locks(config))
+            for task in journal.requeue_dead(locks.is_alive):
+                self._say(f"task {task} was cut off and goes on")
+            async with self._open_worker(config, journal, self._say) as worker:
+                attendant = Attendant(config, journal, worker, self._name)
+                with anyio.CancelScope() as self._scope:
+                    async with anyio.create_task_group() as group:
+                        group.start_soon(self._intake(journal).run)
+                        group.start_soon(self._look_after, journal, locks)
+                        self.started.set()
+                        await self._dispatch(journal, locks, attendant, group)
+
+    def _intake(self, journal: Journal) -> Intake:
+        async def check(request: TaskRequest) -> None:
+            await validate(self._config, request)
+
+        def rejected(name: str, reason: str) -> None:
+            self._say(f"{name} was rejected: {reason}")
+            if self._on_reject is not None:
+                self._on_reject(name, reason)
+
+        return Intake(self._config, journal, validate=check, on_reject=rejected)
+
+    def _observe(self, recorded: Recorded) -> None:
+        if isinstance(recorded.event, TaskSubmitted):
+            self._wake.set()
+        if self._on_event is not None:
+            self._on_event(recorded)
+
+    async def _dispatch(self, journal: Journal, locks: RunLocks, attendant: Attendant, group: TaskGroup) -> None:
+        """Start what may start, whenever something happened that could allow it."""
+        version = -1
+        while True:
+            self._wake = anyio.Event()
+            while len(self._running) < self._config.concurrency:
+                record = journal.claim(self._name, exclude=self._not_yet(), locks=locks)
+                if record is None:
+                    break
+                self._running[record.id] = anyio.CancelScope()
+                group.start_soon(self._attend, record, journal, locks, attendant)
+            version = journal.data_version()
+            while not self._wake.is_set() and journal.data_version() == version and not self._any_due():
+                with anyio.move_on_after(POLL_SECONDS):
+                    await self._wake.wait()
+
+    async def _attend(self, record: TaskRecord, journal: Journal, locks: RunLocks, attendant: Attendant) -> None:
+        task = record.id
+        scope = self._running[task]
+        try:
+            with scope:
+                await attendant.attend(record, may_wait=True)
+            if scope.cancelled_caught:
+                await attendant.end(task, Outcome.CANCELLED, "a person cancelled the task")
+            if journal.view(task).state is TaskState.ENDED:
+                self._later.pop(task, None)
+            else:
+                self._postpone(task)  # it waits for an endpoint, or another worker has it
+        except anyio.get_cancelled_exc_class():
+            journal.release(task, self._name)  # the service stops, and the next one goes on with it
+            raise
+        finally:
+            locks.release(task)
+            del self._running[task]
+            self._wake.set()
+
+    async def _look_after(self, journal: Journal, locks: RunLocks) -> None:
+        """Cut off runners that do not heed a cancel, and queue what a dead process left (`nightcrew run`, killed)."""
+        cancelled: dict[str, float] = {}
+        rescue_at = time.monotonic() + RESCUE_SECONDS
+        while True:
+            await anyio.sleep(POLL_SECONDS)
+            moment = time.monotonic()
+            for task, scope in tuple(self._running.items()):
+                if (
+                    journal.cancel_requested(task)
+                    and moment - cancelled.setdefault(task, moment) > CANCEL_GRACE_SECONDS
+                ):
+                    scope.cancel()
+            cancelled = {task: since for task, since in cancelled.items() if task in self._running}
+            if moment >= rescue_at:
+                rescue_at = moment + RESCUE_SECONDS
+                if any(view.id not in self._running for view in journal.tasks([TaskState.RUNNING])):
+                    for task in journal.requeue_dead(locks.is_alive):
+                        self._say(f"task {task} was cut off and goes on")
+                        self._wake.set()
+
+    # --- tasks that wait for an endpoint
+
+    def _postpone(self, task: str) -> None:
+        _, delay = self._later.get(task, (0.0, FIRST_RETRY_SECONDS / 2))
+        delay = min(LAST_RETRY_SECONDS, delay * 2)
+        self._later[task] = (time.monotonic() + delay, delay)
+
+    def _not_yet(self) -> set[str]:
+        moment = time.monotonic()
+        return {task for task, (due, _) in self._later.items() if due > moment}
+
+    def _any_due(self) -> bool:
+        """Is there a task whose wait is over, and a worker free for it?"""
+        free = len(self._running) < self._config.concurrency
+        return free and any(task not in self._running for task in self._later.keys() - self._not_yet())
+
+
+async def serve(service: Service, say: Say) -> None:
+    """Run the service until SIGTERM or SIGINT; a second signal ends the process at once."""
+    with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        async with anyio.create_task_group() as group:
+
+            async def heed() -> None:
+                async for number in signals:
+                    if service.stopping:
+                        os._exit(128 + number)
+                    say("stopping: running tasks go on at the next start (once more to stop at once)")
+                    service.stop()
+
+            group.start_soon(heed)
+            await service.run()
+            group.cancel_scope.cancel()
+
+
+async def run_one(
+    config: Config,
+    request: TaskRequest,
+    *,
+    open_worker: OpenWorker,
+    say: Say,
+    name_hint: str | None = None,
+    on_event: OnEvent | None = None,
+) -> TaskRecord:
+    """Run one task in this process, whether a service works on this home or not, and return how it ended.
+
+    SIGINT and SIGTERM cancel the task; a second one ends the process at once. A task whose `id` was there already is
+    returned as it is when it has ended. Raises `NightcrewError` when another process runs it now.
+    """
+    make_home(config)
+    locks, name = RunLocks(run_locks(config)), worker_name()
+    with Journal.open(config.journal) as journal:
+        if on_event is not None:
+            journal.subscribe(on_event)
+        async with open_worker(config, journal, say) as worker:
+            submission = Submission(request, "run", name_hint or request.title)
+            task, record = journal.submit_claimed(submission, name, locks=locks)
+            if record is None:
+                return _there_already(journal, task)
+            try:
+                await _until_cancelled(journal, Attendant(config, journal, worker, name), record, say)
+            finally:
+                locks.release(task)
+        return journal.record(task)
+
+
+def _there_already(journal: Journal, task: str) -> TaskRecord:
+    record = journal.record(task)
+    if record.ended is None:
+        raise NightcrewError(
+            f"another process works on task {task}, or died over it: `nightcrew show {task}` tells how far it is, "
+            "and `nightcrew up` goes on with it"
+        )
+    return record
+
+
+async def _until_cancelled(journal: Journal, attendant: Attendant, record: TaskRecord, say: Say) -> None:
+    with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        async with anyio.create_task_group() as group:
+
+            async def heed() -> None:
+                async for number in signals:
+                    if journal.cancel_requested(record.id):
+                        os._exit(128 + number)
+                    say("cancelling (once more to stop at once)")
+                    journal.request_cancel(record.id)
+                    group.start_soon(insist)
+
+            async def insist() -> None:
+                await anyio.sleep(CANCEL_GRACE_SECONDS)
+                scope.cancel()
+
+            group.start_soon(heed)
+            with anyio.CancelScope() as scope:
+                await attendant.attend(record, may_wait=False)
+            if scope.cancelled_caught:
+                await attendant.end(record.id, Outcome.CANCELLED, "a person cancelled the task")
+            group.cancel_scope.cancel()
+
+
+def make_home(config: Config) -> None:
+    """Make the home and its folders. Raises `JournalError` when that is not possible."""
+    for folder in (config.home, config.inbox, config.outbox, config.rejected):
+        private_directory(folder)
+
+
+def run_locks(config: Config) -> Path:
+    """Where processes show that they live, for each task one."""
+    return config.home / "run"
+
+
+def worker_name() -> str:
+    """This process, as the journal names it."""
+    return f"{socket.gethostname()}/{os.getpid()}"

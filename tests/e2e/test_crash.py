@@ -1,0 +1,146 @@
+"""kill -9 at every kind of step: the next start goes on, and what comes out is the same, whole, and there once."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import shutil
+import signal
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from fakes.crashing import Blow, serve
+from fakes.house import ACTING, BUGGY, FIX, PLANNING, call, fingerprint, git, make_repository, plan
+from fakes.scripted_server import spawned
+from nightcrew.fold import TaskRecord, fold
+from nightcrew.journal import Journal
+
+pytestmark = pytest.mark.timeout(120)
+
+KINDS = (
+    "task_submitted",
+    "task_claimed",
+    "workspace_opened",
+    "checks_ran",
+    "message_added",
+    "model_replied",
+    "plan_written",
+    "attempt_started",
+    "tool_ran",
+    "attempt_ended",
+    "verdict_reached",
+    "delivered",
+    "task_ended",
+)
+"""Every kind of event that a task with tools writes."""
+
+# A first hand-over of nothing, so that evidence and a second attempt are part of the way.
+ACTS = (call("finish_step", summary="done already"), *FIX)
+
+
+def script() -> dict:
+    def answers(*replies) -> list[dict]:
+        return [{"text": reply.text, "tool_calls": [list(one) for one in reply.tool_calls]} for reply in replies]
+
+    return {
+        "rules": [
+            {"when": PLANNING, "answers": answers(call("read_file", path="stats.py"), plan())},
+            {"when": ACTING, "answers": answers(*ACTS)},
+        ]
+    }
+
+
+@pytest.fixture(scope="module")
+def processes() -> multiprocessing.context.ForkServerContext:
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["nightcrew.worker", "nightcrew.service", "fakes.crashing"])
+    return context
+
+
+@pytest.fixture(scope="module")
+def model() -> Iterator[str]:
+    with spawned(script()) as server:
+        yield server.url
+
+
+def run(processes, home: Path, url: str, blow: Blow | None) -> int:
+    process = processes.Process(target=serve, args=(str(home), url, blow))
+    process.start()
+    process.join(60)
+    if process.is_alive():
+        process.kill()
+        process.join()
+        pytest.fail("the service did not come to an end")
+    assert process.exitcode is not None
+    return process.exitcode
+
+
+def drop(root: Path) -> tuple[Path, Path]:
+    """A repository and a home with a task file in its inbox."""
+    repository, home = make_repository(root / "repository"), root / "home"
+    (home / "inbox").mkdir(parents=True)
+    (home / "inbox" / "fix.md").write_text(f"---\nrepo: {repository}\n---\n# Fix mean()\n\nmean([1, 2, 3]) must be 2.\n")
+    return repository, home
+
+
+def the_record(home: Path) -> TaskRecord:
+    with Journal.open(home / "journal.sqlite", read_only=True) as journal:
+        tasks = journal.tasks()
+        assert len(tasks) == 1
+        return fold(journal.read(tasks[0].id))
+
+
+def told(record: TaskRecord) -> dict[str, list[str]]:
+    """The transcripts, without what differs between two runs of the same test (its duration)."""
+    return {
+        name: [json.dumps(timeless(json.loads(text)), sort_keys=True) for text in texts]
+        for name, texts in record.conversations.items()
+    }
+
+
+def timeless(body: dict) -> dict:
+    lines = [line for line in str(body.get("content") or "").splitlines() if " in 0." not in line and " after 0." not in line]
+    return {**body, "content": lines}
+
+
+@pytest.fixture(scope="module")
+def unkilled(processes, model: str) -> Iterator[TaskRecord]:
+    root = Path(tempfile.mkdtemp(prefix="nightcrew-test-", dir="/tmp"))
+    root.chmod(0o755)
+    _, home = drop(root)
+    assert run(processes, home, model, None) == 0
+    yield the_record(home)
+    shutil.rmtree(root)
+
+
+BLOWS = [Blow(kind, after) for kind in KINDS for after in (False, True)]
+BLOWS += [Blow("tool_ran", after, number) for number in (3, 4) for after in (False, True)]
+BLOWS += [Blow("checks_ran", False, 2), Blow("model_replied", False, 5), Blow("verdict_reached", True, 2)]
+
+
+@pytest.mark.parametrize("blow", BLOWS, ids=lambda blow: f"{'after' if blow.after else 'before'}-{blow.kind}-{blow.number}")
+def test_a_killed_service_goes_on_to_the_same_result(
+    blow: Blow, open_tmp: Path, processes, model: str, unkilled: TaskRecord
+) -> None:
+    repository, home = drop(open_tmp)
+    before = fingerprint(repository)
+    assert run(processes, home, model, blow) == -signal.SIGKILL
+    assert run(processes, home, model, None) == 0
+
+    record = the_record(home)
+    assert record.ended is not None
+    assert record.ended.outcome == "delivered", record.ended.reason
+    branches = git(repository, "branch", "--list", "--format=%(refname:short)", "nightcrew/*").split()
+    assert branches == [f"nightcrew/{record.id}-fix-mean"]
+    assert git(repository, "diff", "--full-index", "main", branches[0]) == (home / "outbox/fix.patch").read_text()
+    assert sorted(path.name for path in (home / "outbox").iterdir()) == ["fix.patch", "fix.report.json", "fix.report.md"]
+    assert list((home / "inbox").glob("*.md")) == []
+    assert told(record) == told(unkilled)
+    assert [attempt.number for attempt in record.attempts] == [attempt.number for attempt in unkilled.attempts]
+    assert {number: ended.verdict.passed for number, ended in record.verdicts.items()} == {1: False, 2: True}
+    assert [path.name for path in (home / "workspaces").iterdir()] == ["gitconfig"]
+    after = fingerprint(repository)
+    assert {path: after[path] for path in before} == before
+    assert (repository / "stats.py").read_text() == BUGGY
