@@ -11,6 +11,7 @@ run, the floor: the same commands in one bare shell.
 from __future__ import annotations
 
 import argparse
+import asyncio
 import json
 import os
 import shutil
@@ -25,10 +26,16 @@ from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 
+import httpx2
+
+from nightcrew.config import environment, models_dir
+from nightcrew.serving.embedded import EmbeddedServer
+from nightcrew.serving.weights import present
+
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tests"))
 
-from fakes.house import FIX, TESTS, ACTING, BUGGY, PLANNING, make_repository, plan  # noqa: E402
+from fakes.house import ACTING, FIX, PLANNING, make_repository, plan  # noqa: E402
 from fakes.scripted_server import spawned  # noqa: E402
 
 TICKS = os.sysconf("SC_CLK_TCK")
@@ -99,9 +106,11 @@ def service(root: Path, url: str):
     )
     environ = {**os.environ, "NIGHTCREW_CONFIG": str(config), "NIGHTCREW_HOME": str(home)}
     log = (root / "service.log").open("w")
-    process = subprocess.Popen([str(Path(sys.executable).with_name("nightcrew")), "up"], env=environ, stdout=log, stderr=log)
+    process = subprocess.Popen(
+        [str(Path(sys.executable).with_name("nightcrew")), "up"], env=environ, stdout=log, stderr=log
+    )
     try:
-        wait_for(lambda: (home / "inbox").is_dir(), process, root)
+        wait_for((home / "inbox").is_dir, process, root)
         yield process, home
     finally:
         process.terminate()
@@ -120,7 +129,9 @@ def one_task(root: Path, process: subprocess.Popen, home: Path, name: str) -> di
     """Drop a task file and wait for its report."""
     repository = make_repository(root / f"repository-{name}")
     waiting = root / f"{name}.md"
-    waiting.write_text(f"---\nrepo: {repository}\nchecks: ['python3 -m unittest -q']\n---\n# Fix mean()\n\nIt is wrong.\n")
+    waiting.write_text(
+        f"---\nrepo: {repository}\nchecks: ['python3 -m unittest -q']\n---\n# Fix mean()\n\nIt is wrong.\n"
+    )
     report = home / "outbox" / f"{name}.report.json"
     peak = Peak(process.pid)
     peak.start()
@@ -181,21 +192,16 @@ def tokens_of(first: dict) -> tuple[int, str]:
     text = "\n".join([json.dumps(request.get("tools", [])), *(message["content"] for message in request["messages"])])
     try:
         return count_tokens(text), "counted by Qwen2.5-Coder's tokenizer, without the template's own"
-    except (ImportError, OSError, RuntimeError) as error:
+    except (OSError, RuntimeError) as error:
         return len(text.encode()) // 4, f"estimated at 4 bytes a token ({error})"
 
 
 def count_tokens(text: str) -> int:
-    from nightcrew.config import environment, models_dir
-    from nightcrew.serving.weights import present
-
     weights = present(models_dir(environment()))
     if weights is None:
         raise OSError("the weights are not here")
-    import asyncio
 
-    import httpx2
-    from nightcrew.serving.embedded import EmbeddedServer
+
 
     async def ask() -> int:
         with tempfile.TemporaryDirectory() as folder:

@@ -120,6 +120,7 @@ class CandidateTried(Frozen):
     """Worktree with the candidate in it, when it passed."""
     usage: Usage
     seconds: float
+    """Of the model's answer; the checks' time is not part of it."""
     note: str = ""
 
 

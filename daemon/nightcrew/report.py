@@ -281,6 +281,8 @@ def _crew(record: TaskRecord) -> Iterator[str]:
     yield from lines
     if models:
         yield "\n".join(models)
+    if opened.crew == "embedded":
+        yield "The embedded 1.5B model is good for small, single-file repairs; a larger one does real work."
     yield f"Submitted {code(record.submitted_at)}, ended {code(record.ended_at or 'not yet')}."
 
 

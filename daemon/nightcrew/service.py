@@ -101,12 +101,7 @@ class Service:
         async def check(request: TaskRequest) -> None:
             await validate(self._config, request)
 
-        def rejected(name: str, reason: str) -> None:
-            self._say(f"{name} was rejected: {reason}")
-            if self._on_reject is not None:
-                self._on_reject(name, reason)
-
-        return Intake(self._config, journal, validate=check, on_reject=rejected)
+        return Intake(self._config, journal, validate=check, on_reject=self._on_reject)
 
     def _observe(self, recorded: Recorded) -> None:
         if isinstance(recorded.event, TaskSubmitted):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from nightcrew.agent.checks import find_checks
 
 ALL = frozenset({"pytest", "python3", "npm", "cargo", "go", "make"})

@@ -97,7 +97,7 @@ def test_a_task_file_that_is_rejected_ends_the_demo(cli: Cli, monkeypatch: pytes
     monkeypatch.setattr(demo, "_TASK", "---\nrepo: /does/not/exist\n---\nx\n")
     shown = cli("--case", "mean")
     assert shown.code == 1
-    assert "mean.md was rejected" in shown.err and "does not exist" in shown.err
+    assert "The task file was rejected: `repo`: /does/not/exist does not exist" in shown.out
 
 
 def test_the_cases_are_listed_and_nothing_is_made(cli: Cli, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from nightcrew.agent.breaker import empty_replies, repeats
 from nightcrew.agent.conversation import Conversation, read_call
 from nightcrew.agent.ledger import Ledger
@@ -131,7 +132,11 @@ def test_a_long_text_keeps_its_head_and_more_of_its_tail() -> None:
 
 @pytest.mark.parametrize(
     ("title", "expected"),
-    [("Fix the Ünicode & Co.!", "nightcrew/t1-fix-the-nicode-co"), ("…", "nightcrew/t1"), ("x" * 99, "nightcrew/t1-" + "x" * 60)],
+    [
+        ("Fix the Ünicode & Co.!", "nightcrew/t1-fix-the-nicode-co"),
+        ("…", "nightcrew/t1"),
+        ("x" * 99, "nightcrew/t1-" + "x" * 60),
+    ],
 )
 def test_a_branch_is_named_after_the_task(title: str, expected: str) -> None:
     assert branch_name("t1", title) == expected

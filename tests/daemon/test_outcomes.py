@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from nightcrew.agent.outcomes import TestOutcome, read_outcome
 
 PYTEST_FAILS = """\
@@ -28,7 +29,12 @@ Ran 5 tests in 0.001s
 
 FAILED (failures=1, skipped=1)
 """
-CARGO = "test tests::adds ... ok\ntest tests::subtracts ... FAILED\n\ntest result: FAILED. 4 passed; 1 failed; 0 ignored"
+CARGO = """\
+test tests::adds ... ok
+test tests::subtracts ... FAILED
+
+test result: FAILED. 4 passed; 1 failed; 0 ignored
+"""
 
 
 @pytest.mark.parametrize(

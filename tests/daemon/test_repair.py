@@ -6,6 +6,7 @@ import json
 
 from hypothesis import given
 from hypothesis import strategies as st
+
 from nightcrew.agent.chooser import offered, read_choice
 from nightcrew.agent.infill import Hole, filled, holes, prompt
 from nightcrew.agent.rewrite import new_text
@@ -54,7 +55,8 @@ def test_a_models_own_marks_are_used() -> None:
 
 
 def test_a_filled_hole_replaces_the_line_and_only_it() -> None:
-    assert filled(TEXT, Hole("a.py", 5, 5), "    return total / len(xs)") == TEXT.replace(" / (len(xs) - 1)", " / len(xs)")
+    fixed = TEXT.replace(" / (len(xs) - 1)", " / len(xs)")
+    assert filled(TEXT, Hole("a.py", 5, 5), "    return total / len(xs)") == fixed
 
 
 def test_a_hole_filled_with_what_was_there_is_no_candidate() -> None:

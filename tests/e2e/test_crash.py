@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 from fakes.crashing import Blow, serve
 from fakes.house import ACTING, BUGGY, FIX, PLANNING, call, fingerprint, git, make_repository, plan
 from fakes.scripted_server import spawned
@@ -81,7 +82,9 @@ def drop(root: Path) -> tuple[Path, Path]:
     """A repository and a home with a task file in its inbox."""
     repository, home = make_repository(root / "repository"), root / "home"
     (home / "inbox").mkdir(parents=True)
-    (home / "inbox" / "fix.md").write_text(f"---\nrepo: {repository}\n---\n# Fix mean()\n\nmean([1, 2, 3]) must be 2.\n")
+    (home / "inbox" / "fix.md").write_text(
+        f"---\nrepo: {repository}\n---\n# Fix mean()\n\nmean([1, 2, 3]) must be 2.\n"
+    )
     return repository, home
 
 
@@ -101,7 +104,9 @@ def told(record: TaskRecord) -> dict[str, list[str]]:
 
 
 def timeless(body: dict) -> dict:
-    lines = [line for line in str(body.get("content") or "").splitlines() if " in 0." not in line and " after 0." not in line]
+    lines = [
+        line for line in str(body.get("content") or "").splitlines() if " in 0." not in line and " after 0." not in line
+    ]
     return {**body, "content": lines}
 
 
@@ -120,7 +125,7 @@ BLOWS += [Blow("tool_ran", after, number) for number in (3, 4) for after in (Fal
 BLOWS += [Blow("checks_ran", False, 2), Blow("model_replied", False, 5), Blow("verdict_reached", True, 2)]
 
 
-@pytest.mark.parametrize("blow", BLOWS, ids=lambda blow: f"{'after' if blow.after else 'before'}-{blow.kind}-{blow.number}")
+@pytest.mark.parametrize("blow", BLOWS, ids=str)
 def test_a_killed_service_goes_on_to_the_same_result(
     blow: Blow, open_tmp: Path, processes, model: str, unkilled: TaskRecord
 ) -> None:
@@ -135,7 +140,11 @@ def test_a_killed_service_goes_on_to_the_same_result(
     branches = git(repository, "branch", "--list", "--format=%(refname:short)", "nightcrew/*").split()
     assert branches == [f"nightcrew/{record.id}-fix-mean"]
     assert git(repository, "diff", "--full-index", "main", branches[0]) == (home / "outbox/fix.patch").read_text()
-    assert sorted(path.name for path in (home / "outbox").iterdir()) == ["fix.patch", "fix.report.json", "fix.report.md"]
+    assert sorted(path.name for path in (home / "outbox").iterdir()) == [
+        "fix.patch",
+        "fix.report.json",
+        "fix.report.md",
+    ]
     assert list((home / "inbox").glob("*.md")) == []
     assert told(record) == told(unkilled)
     assert [attempt.number for attempt in record.attempts] == [attempt.number for attempt in unkilled.attempts]

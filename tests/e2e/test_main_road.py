@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
 
 import pytest
+
 from fakes.house import ACTING, BUGGY, FIX, FIXED, PLANNING, TESTS, call, fingerprint, git, house, plan, script
 from fakes.scripted_server import Answer, Rule, Script
 from nightcrew_tools.contract import Outcome
@@ -37,7 +39,10 @@ async def test_the_checkout_stays_as_it_was_but_for_the_new_branch(open_tmp: Pat
         after = fingerprint(home.repository)
         changed = {path for path in before.keys() | after.keys() if before.get(path) != after.get(path)}
         assert changed
-        assert all(path.startswith((".git/objects/", ".git/refs/heads/nightcrew/", ".git/logs/refs/heads/nightcrew/")) for path in changed)
+        assert all(
+            path.startswith((".git/objects/", ".git/refs/heads/nightcrew/", ".git/logs/refs/heads/nightcrew/"))
+            for path in changed
+        )
         assert record.opened is not None
         assert record.opened.source_dirty
         assert "uncommitted" in home.report(record)
@@ -106,7 +111,7 @@ async def test_every_request_of_a_conversation_extends_the_one_before(open_tmp: 
         await home.run()
         for who in (PLANNING, ACTING):
             bodies = [request.body for request in home.server.requests if who.encode() in request.body]
-            for earlier, later in zip(bodies, bodies[1:], strict=False):
+            for earlier, later in itertools.pairwise(bodies):
                 messages = earlier[: earlier.index(b'],"tools"')]
                 assert later.startswith(messages)
 
@@ -126,7 +131,10 @@ async def test_prompts_of_two_tasks_on_one_repository_are_equal_up_to_the_tasks_
 
 
 async def test_a_plan_of_several_steps_is_worked_step_by_step(open_tmp: Path) -> None:
-    steps = ({"title": "fix mean", "done_when": "x", "checks": ["grep -q '/ len(values)' stats.py"]}, {"title": "look", "done_when": "y"})
+    steps = (
+        {"title": "fix mean", "done_when": "x", "checks": ["grep -q '/ len(values)' stats.py"]},
+        {"title": "look", "done_when": "y"},
+    )
     acts = (
         call("finish_step", summary="too early"),
         FIX[1],
@@ -137,7 +145,9 @@ async def test_a_plan_of_several_steps_is_worked_step_by_step(open_tmp: Path) ->
         record = await home.run()
         assert record.ended is not None
         assert record.ended.outcome is Outcome.DELIVERED, record.ended.reason
-        answers = [json.loads(text)["content"] for text in record.conversations["executor/1"] if '"role":"tool"' in text]
+        answers = [
+            json.loads(text)["content"] for text in record.conversations["executor/1"] if '"role":"tool"' in text
+        ]
         assert answers[0].startswith("Not yet: its check")
         assert answers[2].startswith("Step 1 is recorded. Go on with step 2: look")
 
@@ -178,7 +188,9 @@ async def test_deliver_patch_makes_no_branch(open_tmp: Path) -> None:
 
 async def test_named_checks_are_run_instead_of_found_ones(open_tmp: Path) -> None:
     async with house(open_tmp, script()) as home:
-        record = await home.run(checks=["test -f stats.py", "python3 -c 'import stats; assert stats.mean([2, 4]) == 3'"])
+        record = await home.run(
+            checks=["test -f stats.py", "python3 -c 'import stats; assert stats.mean([2, 4]) == 3'"]
+        )
         assert record.ended is not None
         assert record.ended.outcome is Outcome.DELIVERED
         assert [result.ok for result in record.checks_after[1].results] == [True, True]
@@ -255,10 +267,58 @@ async def test_a_ladder_that_finds_nothing_ends_honestly_and_leaves_the_file_alo
 
 
 async def test_tests_that_fail_for_another_reason_are_not_the_tasks_fault(open_tmp: Path) -> None:
-    other = "import unittest\n\n\nclass OtherTest(unittest.TestCase):\n    def test_far(self):\n        self.fail('broken since May')\n"
+    other = TESTS.replace("mean([1, 2, 3]), 2", "largest([1]), 2").replace("StatsTest", "OtherTest")
     files = {"stats.py": BUGGY, "test_stats.py": TESTS, "test_other.py": other}
     async with house(open_tmp, script(), files=files) as home:
         record = await home.run()
         assert record.ended is not None
         assert record.ended.outcome is Outcome.DELIVERED, record.ended.reason
         assert any("failed before the task and still fails" in note for note in record.verdicts[1].verdict.notes)
+
+
+async def test_bare_and_shallow_repositories_work(open_tmp: Path) -> None:
+    async with house(open_tmp, script()) as home:
+        bare, shallow = open_tmp / "bare.git", open_tmp / "shallow"
+        git(home.repository, "commit", "--quiet", "--allow-empty", "--message=second")
+        git(home.repository, "clone", "--quiet", "--bare", str(home.repository), str(bare))
+        git(home.repository, "clone", "--quiet", "--depth=1", f"file://{home.repository}", str(shallow))
+        for source in (bare, shallow):
+            record = await home.run(repo=str(source))
+            assert record.ended is not None
+            assert record.ended.outcome is Outcome.DELIVERED, record.ended.reason
+            assert record.delivered is not None
+            assert git(source, "show", f"{record.delivered.branch}:stats.py") == FIXED
+
+
+async def test_a_repository_may_be_named_by_url(open_tmp: Path) -> None:
+    async with house(open_tmp, script()) as home:
+        record = await home.run(repo=f"file://{home.repository}")
+        assert record.ended is not None
+        assert record.ended.outcome is Outcome.DELIVERED, record.ended.reason
+        assert record.delivered is not None
+        mirrors = [path for path in (home.config.home / "mirrors").iterdir() if path.is_dir()]
+        assert git(mirrors[0], "show", f"{record.delivered.branch}:stats.py") == FIXED
+        assert home.branches() == []
+
+
+async def test_text_that_no_encoding_can_carry_does_not_stop_a_task(open_tmp: Path) -> None:
+    odd = Answer(
+        events=(
+            '{"choices":[{"index":0,"delta":{"content":"half a pair: \\ud83d"},"finish_reason":"stop"}]}',
+            "[DONE]",
+        )
+    )
+    async with house(open_tmp, script(planner=(odd,))) as home:
+        record = await home.run()
+        assert record.ended is not None
+        assert record.ended.outcome is Outcome.DELIVERED, record.ended.reason
+
+
+async def test_a_patch_carries_bytes_that_are_no_utf8(open_tmp: Path) -> None:
+    acts = (call("run_command", command="printf 'caf\\351\\n' > menu.txt"), *FIX[1:])
+    async with house(open_tmp, script(*acts)) as home:
+        record = await home.run()
+        assert record.ended is not None
+        assert record.ended.outcome is Outcome.DELIVERED, record.ended.reason
+        git(home.repository, "apply", str(home.config.outbox / f"{record.name}.patch"))
+        assert (home.repository / "menu.txt").read_bytes() == b"caf\xe9\n"

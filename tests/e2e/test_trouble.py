@@ -7,6 +7,7 @@ from pathlib import Path
 
 import anyio
 import pytest
+
 from fakes.house import ACTING, FIX, PLANNING, call, house, plan, script
 from fakes.scripted_server import Answer, Rule, Script
 from nightcrew.agent.breaker import EMPTY_REPLIES, STOP_AFTER
@@ -30,7 +31,7 @@ async def test_a_fault_that_passes_does_not_change_the_result(open_tmp: Path, fa
 async def test_an_endpoint_that_is_down_is_said_to_be_down(open_tmp: Path) -> None:
     async with house(open_tmp, script(), fail_first=(503,) * 50) as home:
         task = home.submit()
-        with pytest.raises(EndpointDown, match="127.0.0.1"):
+        with pytest.raises(EndpointDown, match=r"127\.0\.0\.1"):
             await home.runner.run(task)
         assert home.journal.record(task).ended is None
 
@@ -102,7 +103,9 @@ async def test_the_same_call_for_ever_is_warned_and_then_stopped(open_tmp: Path)
         assert record.ended is not None
         assert record.ended.outcome is Outcome.UNVERIFIED
         assert f"the same call with the same answer {STOP_AFTER} times" in record.ended_attempts[1].stuck
-        answers = [json.loads(text)["content"] for text in record.conversations["executor/1"] if '"role":"tool"' in text]
+        answers = [
+            json.loads(text)["content"] for text in record.conversations["executor/1"] if '"role":"tool"' in text
+        ]
         assert "Do something else" in answers[2]
         assert len(answers) == STOP_AFTER
 
@@ -152,6 +155,21 @@ async def test_cancelling_ends_the_task_and_frees_the_models_slot(open_tmp: Path
         assert record.ended is not None
         assert record.ended.outcome is Outcome.CANCELLED
         await home.server.until(lambda: home.server.requests[-1].disconnected is not None)
+
+
+async def test_a_commit_that_may_not_leave_the_box_does_not_spoil_a_good_result(open_tmp: Path) -> None:
+    mended = (
+        call("run_command", command="ln -s /etc/passwd leak"),
+        call("git_commit", message="leak"),
+        call("run_command", command="rm leak"),
+        FIX[1],
+        call("finish_step", summary="done"),
+    )
+    async with house(open_tmp, script(*mended)) as home:
+        record = await home.run(limits={"attempts": 1})
+        assert record.ended is not None
+        assert record.ended.outcome is Outcome.DELIVERED, record.ended.reason
+        assert "leak" not in home.patch(record)
 
 
 async def test_a_result_that_may_not_leave_the_box_is_refused(open_tmp: Path) -> None:

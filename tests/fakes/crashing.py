@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import anyio
+
 from fakes.house import config_for
 from nightcrew.events import Recorded
 from nightcrew.journal import Journal
@@ -23,6 +24,9 @@ class Blow:
     kind: str
     after: bool
     number: int = 1
+
+    def __str__(self) -> str:
+        return f"{'after' if self.after else 'before'}-{self.kind}-{self.number}"
 
 
 def serve(home: str, url: str, blow: Blow | None) -> None:
@@ -52,6 +56,7 @@ def serve(home: str, url: str, blow: Blow | None) -> None:
             insert(self, recorded)
 
         Journal._insert = insert_or_die  # type: ignore[method-assign]
+
     async def run() -> None:
         nonlocal service
         service = Service(config, open_worker=open_worker, say=lambda _: None, on_event=on_event)

@@ -84,7 +84,9 @@ def fingerprint(repository: Path) -> dict[str, str]:
 def plan(*steps: dict[str, object]) -> Answer:
     """A planner's answer."""
     default = ({"title": "Divide by len(values) in mean()", "done_when": "test_mean passes", "files": ["stats.py"]},)
-    return Answer(tool_calls=(("write_plan", {"summary": "The divisor is off by one.", "steps": list(steps or default)}),))
+    return Answer(
+        tool_calls=(("write_plan", {"summary": "The divisor is off by one.", "steps": list(steps or default)}),)
+    )
 
 
 def call(name: str, **arguments: object) -> Answer:
@@ -93,7 +95,9 @@ def call(name: str, **arguments: object) -> Answer:
 
 FIX = (
     call("read_file", path="stats.py"),
-    call("edit_file", path="stats.py", old="    return total / (len(values) - 1)", new="    return total / len(values)"),
+    call(
+        "edit_file", path="stats.py", old="    return total / (len(values) - 1)", new="    return total / len(values)"
+    ),
     call("run_command", command="python3 -m unittest -q"),
     call("finish_step", summary="mean() divides by the number of values now."),
 )

@@ -20,7 +20,7 @@ from nightcrew_tools.contract import Outcome
 
 
 class FakeWorker:
-    """Words in a task's text: `deliver`, `fail`, `hang`, `deaf` (hangs and does not heed a cancel), `crash`, `stale`,
+    """Words in a task's text: `deliver`, `fail`, `hang`, `deaf` (hangs and does not heed a cancel), `crash`,
     `stale`. A task for the crew `embedded` has no endpoint until `endpoints` is true."""
 
     def __init__(self, *, endpoints: bool = False) -> None:

@@ -353,6 +353,43 @@ def _name(pid: int) -> str:
         return ""
 
 
+async def test_when_the_service_is_killed_while_a_box_is_being_made_its_command_does_not_run(workspace):
+    length = marker("birth")
+    program = (
+        "import asyncio, os, pathlib\n"
+        "from fakes.boxes import make_box\n"
+        "from nightcrew_workspaces.seccomp import seccomp_filter\n"
+        f"box = make_box(pathlib.Path({str(workspace)!r}))\n"
+        "async def main(seconds):\n"
+        "    asyncio.get_running_loop().call_later(seconds, os.kill, os.getpid(), 9)\n"
+        f"    await box.run('sleep {length}')\n"
+        "seccomp_filter()\n"
+        "for milliseconds in range(1, 25):\n"
+        "    if os.fork() == 0: asyncio.run(main(milliseconds / 1000))\n"
+        "    os.wait()\n"
+    )
+    tests = str(Path(__file__).parents[1])
+    subprocess.run([sys.executable, "-c", program], cwd=tests, env={**os.environ, "PYTHONPATH": tests}, check=True)
+    eventually(lambda: not [pid for pid in running(length) if _name(pid) != "bwrap"])
+    process.kill_strays()
+    eventually(lambda: not running(length))
+
+
+async def test_clearing_away_strays_leaves_living_boxes_alone(box):
+    result = []
+
+    async def run() -> None:
+        result.append(await box.run("touch started; while [ ! -e go ]; do sleep 0.01; done; echo alive"))
+
+    workspace = box.policy.mounts[0].source
+    async with anyio.create_task_group() as group:
+        group.start_soon(run)
+        await soon((workspace / "started").exists)
+        process.kill_strays()
+        (workspace / "go").touch()
+    assert result[0].output == "alive\n"
+
+
 async def test_memory_is_counted_over_all_processes(workspace):
     box = make_box(workspace, limits=Limits(seconds=20, memory_mib=150))
     hungry = "python3 -c 'import time; x = bytearray(60 << 20); time.sleep(30)'"

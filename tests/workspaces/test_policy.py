@@ -16,7 +16,7 @@ from nightcrew_workspaces.policy import (
     box_environment,
     box_files,
     bwrap_arguments,
-    limited,
+    inner_command,
     resource_limits,
 )
 from nightcrew_workspaces.user import box_user, unreachable
@@ -77,9 +77,10 @@ def test_the_whole_policy_is_told_to_bubblewrap():
 
 def test_limits_are_set_inside_where_they_count_for_one_box():
     limits = Limits(processes=64, file_mib=3, open_files=99)
-    assert limited(resource_limits(limits), ["make", "test"]) == [
-        *("/usr/bin/prlimit", "--nproc=64", "--fsize=3145728", "--nofile=99", "--core=0", "--", "make", "test"),
-    ]
+    told = inner_command(resource_limits(limits), ["make", "test"])
+    assert told[:6] == ["/usr/bin/prlimit", "--nproc=64", "--fsize=3145728", "--nofile=99", "--core=0", "--"]
+    assert told[6:8] == ["/bin/sh", "-c"]
+    assert told[9:] == ["nightcrew-box", "make", "test"]
 
 
 def test_nothing_of_the_services_environment_is_in_a_box(monkeypatch):

@@ -147,6 +147,13 @@ async def test_what_a_killed_attempt_left_is_removed(workspaces, source):
     assert sorted(path.name for path in workspaces.root.iterdir()) == ["gitconfig", "t1"]
 
 
+async def test_a_sweep_removes_what_killed_processes_left_and_no_workspace(workspaces, work):
+    (workspaces.root / ".new-t2-0123456789ab/clone").mkdir(parents=True)
+    (workspaces.root / ".gone-t3-0123456789ab").mkdir()
+    await workspaces.sweep()
+    assert sorted(path.name for path in workspaces.root.iterdir()) == ["gitconfig", "t1"]
+
+
 async def test_nothing_is_left_of_a_workspace_that_could_not_be_made(workspaces, source, monkeypatch):
     monkeypatch.setattr("nightcrew_workspaces.workspace._CHECK_OUT_CLONE", "exit 7")
     with pytest.raises(WorkspaceError, match="the checkout of"):

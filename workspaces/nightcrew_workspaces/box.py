@@ -26,7 +26,7 @@ from nightcrew_workspaces.failure import start_failure
 from nightcrew_workspaces.memory import MemoryWatch
 from nightcrew_workspaces.output import Transcript
 from nightcrew_workspaces.policy import SUPPORT, WORKSPACE, BoxPolicy, BoxUser, Limits, Mount
-from nightcrew_workspaces.process import BoxProcess, start
+from nightcrew_workspaces.process import BoxProcess, kill_strays, start
 from nightcrew_workspaces.running import Ended, PipeReader, Running, put_away
 from nightcrew_workspaces.user import box_user
 
@@ -226,11 +226,12 @@ def support_files() -> dict[str, bytes]:
 
 
 async def self_test(user: str | None = None) -> None:
-    """Start a box and try to get out of it.
+    """Start a box and try to get out of it. Also clears away what an earlier service's end left of its boxes.
 
     Raises `BoxUnavailable`, which says what to install or enable, unless every attempt failed as it should.
     """
     account = box_user(user)
+    kill_strays()
     _check_machine()
     with _open_directory(account) as directory:
         canary = directory / "canary"

@@ -32,6 +32,21 @@ _NEVER_SHOWN = frozenset(
 )
 _OURS = ("/bin", "/dev", "/etc", "/lib", "/lib64", "/opt/nightcrew", "/proc", "/sbin", "/usr")
 
+TAG = "nightcrew-box"
+"""An argument of every box's processes, by which they are known outside."""
+
+# bubblewrap asks to die with its parent without looking whether that is still alive, so a box whose service is killed
+# while it is being made would run on unwatched (13 of 50 kills within the first 30 ms). The command therefore waits
+# until bubblewrap's init has asked, which it does right before it takes on the filter, and then proves by a byte on a
+# pipe that the service still reads. From there on every link of the chain is bound to the one before.
+_GATE = """\
+until while read -r __name __value; do test "$__name" = Seccomp: && break; done </proc/1/status && test "$__value" = 2
+do :
+done
+printf '\\006' >&2 || exit 125
+exec "$@"
+"""
+
 _GITCONFIG = """\
 [user]
 \tname = Nightcrew
@@ -192,9 +207,13 @@ def resource_limits(limits: Limits) -> dict[str, int]:
     }
 
 
-def limited(resources: Mapping[str, int], argv: Sequence[str]) -> list[str]:
-    """The command as it is run inside: its limits are set there, where they count for this box alone."""
-    return ["/usr/bin/prlimit", *(f"--{name}={value}" for name, value in resources.items()), "--", *argv]
+def inner_command(resources: Mapping[str, int], argv: Sequence[str]) -> list[str]:
+    """The command as it is run inside: limits are set there, where they count for this box alone, and the gate kept.
+
+    The gate writes one byte (ACK, 6) to standard error, which has to be a pipe that only the service reads.
+    """
+    limits = (f"--{name}={value}" for name, value in resources.items())
+    return ["/usr/bin/prlimit", *limits, "--", "/bin/sh", "-c", _GATE, TAG, *argv]
 
 
 def _system_arguments(file_fds: Mapping[str, int]) -> list[str]:

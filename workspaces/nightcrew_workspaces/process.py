@@ -20,7 +20,15 @@ from pathlib import Path
 from typing import Any
 
 from nightcrew_workspaces.errors import BoxError, BoxUnavailable
-from nightcrew_workspaces.policy import BoxPolicy, BoxUser, box_files, bwrap_arguments, limited, resource_limits
+from nightcrew_workspaces.policy import (
+    TAG,
+    BoxPolicy,
+    BoxUser,
+    box_files,
+    bwrap_arguments,
+    inner_command,
+    resource_limits,
+)
 from nightcrew_workspaces.seccomp import seccomp_filter
 
 _SEARCH = "/usr/bin:/usr/local/bin:/bin"
@@ -132,6 +140,8 @@ class BoxProcess:
 def start(policy: BoxPolicy, argv: Sequence[str], *, stdin: int, stdout: int, stderr: int) -> BoxProcess:
     """Start a command in a box of its own. The descriptors stay the caller's to close.
 
+    `stderr` is a pipe that only this process reads; the first byte on it is a control character (see `inner_command`).
+
     Raises `BoxUnavailable` when this machine cannot confine it, `BoxError` when the command cannot be passed on.
     """
     _check_command(argv)
@@ -152,7 +162,7 @@ def start(policy: BoxPolicy, argv: Sequence[str], *, stdin: int, stdout: int, st
         seccomp_fd = held(seccomp_filter())
         options = bwrap_arguments(policy, seccomp_fd=seccomp_fd, status_fd=status_write, file_fds=file_fds)
         options_fd = held(b"".join(os.fsencode(option) + b"\0" for option in options))
-        command = limited(_within_ceilings(resource_limits(policy.limits)), argv)
+        command = inner_command(_within_ceilings(resource_limits(policy.limits)), argv)
         child = _popen(
             [*programs, "--args", str(options_fd), "--", *command],
             (stdin, stdout, stderr),
@@ -162,6 +172,20 @@ def start(policy: BoxPolicy, argv: Sequence[str], *, stdin: int, stdout: int, st
         with suppress(OSError):
             Path(f"/proc/{child.pid}/oom_score_adj").write_bytes(_OOM_SCORE)
         return BoxProcess(child, status_read)
+
+
+def kill_strays() -> int:
+    """Kill what is left of boxes whose service was killed while they were being made; the number of them.
+
+    bubblewrap's init then waits for ever for a parent that is gone. It runs nothing, but it stays.
+    """
+    killed = 0
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdigit() and _is_stray(folder):
+            with suppress(OSError):
+                os.kill(int(folder.name), signal.SIGKILL)
+                killed += 1
+    return killed
 
 
 def memory_file(content: bytes) -> int:
@@ -176,6 +200,21 @@ def memory_file(content: bytes) -> int:
         os.close(fd)
         raise
     return fd
+
+
+def _is_stray(folder: Path) -> bool:
+    """Whether a process is the first of a box's own namespace while its parent has nothing to do with boxes."""
+    tag = f"\0{TAG}\0".encode()
+    try:
+        if tag not in (folder / "cmdline").read_bytes():
+            return False
+        lines = (folder / "status").read_text(encoding="ascii", errors="replace").splitlines()
+        status = dict(line.split(":", 1) for line in lines if ":" in line)
+        numbers = status["NSpid"].split()
+        parent = Path("/proc", status["PPid"].strip(), "cmdline").read_bytes()
+    except (OSError, KeyError):
+        return False
+    return len(numbers) > 1 and numbers[-1] == "1" and tag not in parent
 
 
 def _popen(argv: Sequence[str], stdio: tuple[int, int, int], pass_fds: Iterable[int]) -> subprocess.Popen[bytes]:

@@ -249,8 +249,8 @@ def _at_import(runs: list[Run], reached: dict[Line, set[int]]) -> Iterator[tuple
 
 def _loaded() -> set[str]:
     """The repairable files among the modules that were imported."""
-    files = [getattr(module, "__dict__", {}).get("__file__") for module in list(sys.modules.values())]
-    return {path for path in map(source_path, filter(None, map(str, files))) if path is not None}
+    files = [str(getattr(module, "__dict__", {}).get("__file__")) for module in list(sys.modules.values())]
+    return {path for path in map(source_path, files) if path is not None}
 
 
 def _statements(path: str) -> Iterator[ast.stmt]:
@@ -354,6 +354,7 @@ def run_unittest(recorder: Recorder, arguments: list[str]) -> None:
             module=None,
             argv=["unittest", *argv],
             exit=False,
+            testLoader=unittest.TestLoader(),  # a loader remembers the top folder of its first discovery
             testRunner=UnittestRunner(recorder),  # type: ignore[arg-type]
         )
         recorder.alarm(0)

@@ -161,6 +161,11 @@ class Workspaces:
         for leftover in leftovers:
             await anyio.to_thread.run_sync(remove_tree, leftover)
 
+    async def sweep(self) -> None:
+        """Remove what killed processes left half made or half removed. For the start, when nobody else is at work."""
+        for leftover in (*self.root.glob(".new-*"), *self.root.glob(".gone-*")):
+            await anyio.to_thread.run_sync(remove_tree, leftover)
+
     def exists(self, task: str) -> bool:
         """Whether `reopen` would find a workspace."""
         return (self._folder(task) / "workspace.json").is_file()
@@ -196,11 +201,13 @@ class Workspace:
         self.source = source
         self.base_commit = source.commit
         self.base_tree = source.tree
+        self.clone = folder / "clone"
+        """Where the worktree is on this machine, for people to look into. No git outside of a box may touch it."""
         self._workspaces = workspaces
         self._folder = folder
         self._depot = folder / "depot.git"
         depot = Mount(self._depot, DEPOT)
-        clone = Mount(folder / "clone", WORKSPACE, writable=True)
+        clone = Mount(self.clone, WORKSPACE, writable=True)
         shadow = Mount(folder / "shadow.git", SHADOW, writable=True)
         self.box = Box(workspaces.policy((clone, depot)))
         self.files = Files(self.box)
@@ -304,10 +311,10 @@ class Workspace:
 
     async def check_out(self) -> None:
         """Make clone and shadow from the depot; part of `Workspaces.create`."""
-        clone, shadow = self._folder / "clone", self._folder / "shadow.git"
-        make_folder(clone)
-        self._make_git(clone / ".git", self.base_commit)
-        give_to(clone, self._workspaces.user, below=False)
+        shadow = self._folder / "shadow.git"
+        make_folder(self.clone)
+        self._make_git(self.clone / ".git", self.base_commit)
+        give_to(self.clone, self._workspaces.user, below=False)
         make_repository(
             shadow,
             bare=False,

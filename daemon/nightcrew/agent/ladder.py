@@ -7,7 +7,6 @@ file. The first candidate that the checks confirm ends the ladder; when none doe
 from __future__ import annotations
 
 import itertools
-import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from typing import Literal
@@ -21,7 +20,7 @@ from nightcrew.agent.suspects import Suspect
 from nightcrew.agent.toolbox import Toolbox
 from nightcrew.config import RoleSettings
 from nightcrew.domain import Usage
-from nightcrew.errors import ContextOverflow
+from nightcrew.errors import ContextOverflow, EndpointRefused
 from nightcrew.events import AttemptEnded, CandidateTried
 from nightcrew.llm.client import ModelClient
 from nightcrew_workspaces.errors import FileError
@@ -45,6 +44,8 @@ class Candidate:
     """None when the model gave nothing usable."""
     line: int | None
     usage: Usage
+    seconds: float
+    """Of the model's answer."""
     note: str = ""
 
 
@@ -94,7 +95,6 @@ class Ladder:
         index = done
         async for candidate in makers[rung](done):
             self.ledger.check_tokens()
-            begun = time.monotonic()
             passed, note = await self._try(candidate)
             tree = (await self.workspace.checkpoint()).tree if passed else None
             self.ledger.append(
@@ -107,7 +107,7 @@ class Ladder:
                     passed=passed,
                     tree=tree,
                     usage=candidate.usage,
-                    seconds=round(time.monotonic() - begun, 3),
+                    seconds=round(candidate.seconds, 3),
                     note=note,
                 )
             )
@@ -162,9 +162,14 @@ class Ladder:
             text = self._texts[hole.path]
             asked = infill.prompt(self.settings.model, self._hint(hole.path), text, hole)
             stops = (*infill.STOPS, "\n") if hole.lines == 1 else infill.STOPS
-            completion = await self.client.complete(asked, max_tokens=infill.MAX_TOKENS, stop=stops, temperature=0.0)
+            try:
+                completion = await self.client.complete(asked, max_tokens=infill.MAX_TOKENS, stop=stops)
+            except EndpointRefused as error:
+                yield Candidate(hole.path, None, hole.first, Usage(), 0.0, f"no completions here: {error}")
+                return  # a chat-only endpoint; the other rungs ask it to chat, and fail if that is refused too
             new = infill.filled(text, hole, completion.text)
-            yield Candidate(hole.path, new, hole.first, completion.usage, "" if new else "the line stayed as it is")
+            note = "" if new else "the line stayed as it is"
+            yield Candidate(hole.path, new, hole.first, completion.usage, completion.seconds, note)
 
     def _hint(self, path: str) -> str:
         """What fails, as comment lines: the assertion says more than its traceback."""
@@ -191,7 +196,8 @@ class Ladder:
             )
             asked = rewrite.ask_for_file(task, path, self._texts[path], self._evidence(), explanation=said.content)
             candidate = await self._rewritten(path, asked, warm=True)
-            yield Candidate(path, candidate.text, None, _sum(said.usage, candidate.usage), candidate.note)
+            usage = _sum(said.usage, candidate.usage)
+            yield Candidate(path, candidate.text, None, usage, said.seconds + candidate.seconds, candidate.note)
 
     def _targets(self, rounds: int) -> list[tuple[str, int]]:
         """Files to rewrite with the number of the try, the likeliest file most often."""
@@ -207,9 +213,10 @@ class Ladder:
                 temperature=0.8 if warm else 0.0,
             )
         except ContextOverflow as error:
-            return Candidate(path, None, None, Usage(), str(error))
+            return Candidate(path, None, None, Usage(), 0.0, str(error))
         text = rewrite.new_text(reply.content, old)
-        return Candidate(path, text, None, reply.usage, "" if text else "no new text of the file came back")
+        note = "" if text else "no new text of the file came back"
+        return Candidate(path, text, None, reply.usage, reply.seconds, note)
 
 
 def _sum(one: Usage, two: Usage) -> Usage:

@@ -11,6 +11,7 @@ from typing import Any
 from mcp.client import Client
 from mcp_types import TextContent
 
+from nightcrew.groups import unwrapped
 from nightcrew_tools.grants import Grants
 from nightcrew_tools.schema import openai_tools
 from nightcrew_tools.server import build_server
@@ -51,9 +52,14 @@ class Toolbox:
 async def open_toolbox(
     workspace: Workspace, grants: Grants, *, on_output: Callable[[str], None] | None = None
 ) -> AsyncGenerator[Toolbox]:
-    """The tools that `grants` allow, over a workspace."""
+    """The tools that `grants` allow, over a workspace. What leaves the block comes out as it is, not in a group."""
     server = build_server(grants, workspace=workspace, on_output=on_output)
-    async with Client(server) as client:
-        tools = (await client.list_tools()).tools
-        writers = frozenset(tool.name for tool in tools if not (tool.annotations and tool.annotations.read_only_hint))
-        yield Toolbox(client, openai_tools(tools), writers)
+    try:
+        async with Client(server) as client:
+            tools = (await client.list_tools()).tools
+            writers = frozenset(
+                tool.name for tool in tools if not (tool.annotations and tool.annotations.read_only_hint)
+            )
+            yield Toolbox(client, openai_tools(tools), writers)
+    except BaseExceptionGroup as group:  # the client's own task groups wrap it
+        raise unwrapped(group) from None

@@ -51,16 +51,16 @@ async def verify(
     """
     record = ledger.record
     assert record.checks_before is not None
-    commit = await workspace.commit(_commit_message(ledger), author=("Nightcrew", "nightcrew@localhost"))
-    if commit is None:
-        _conclude(ledger, attempt, "", judge(record.checks_before.results, (), changed=False))
-        return None
     try:
-        harvest = await workspace.harvest(commit)
+        harvest = await _take_out(ledger, workspace)
     except HarvestRefused as refused:
         reason = f"the result may not leave the box: {refused}"
-        _conclude(ledger, attempt, commit, Verdict(passed=False, reason=reason, evidence=reason))
+        _conclude(ledger, attempt, "", Verdict(passed=False, reason=reason, evidence=reason))
         return None
+    if harvest is None:
+        _conclude(ledger, attempt, "", judge(record.checks_before.results, (), changed=False))
+        return None
+    commit = harvest.commit
     if attempt not in record.checks_after:
         async with workspace.clean_room(commit) as box:
             results = await run_checks(box, _checks(ledger), setup=record.request.setup, seconds=seconds)
@@ -70,6 +70,23 @@ async def verify(
         verdict = await _ask(ledger, judge_client, attempt, harvest.patch, verdict)
     _conclude(ledger, attempt, commit, verdict)
     return harvest
+
+
+async def _take_out(ledger: Ledger, workspace: Workspace) -> Harvest | None:
+    """The result as commits that were checked; None when nothing was changed. Raises `HarvestRefused`.
+
+    What is wrong may stand only in a commit that the model made on its way: then one commit of the result is tried.
+    """
+    commit = await workspace.commit(_commit_message(ledger))
+    if commit is None:
+        return None
+    try:
+        return await workspace.harvest(commit)
+    except HarvestRefused:
+        squashed = await workspace.commit(_commit_message(ledger), squash=True)
+        if squashed in (None, commit):
+            raise
+        return await workspace.harvest(squashed)
 
 
 def _conclude(ledger: Ledger, attempt: int, commit: str, verdict: Verdict) -> None:

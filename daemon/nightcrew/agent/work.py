@@ -192,7 +192,8 @@ class Work:
             if record.request.deliver == "branch":
                 branch = await workspace.publish(verdict.commit, branch_name(record.id, record.request.title))
             self._ledger.append(Delivered(branch=branch, commit=verdict.commit, patch=f"{record.name}.patch"))
-        return Ended(Outcome.DELIVERED, verdict.verdict.reason, harvest.patch)
+        patch = harvest.patch_bytes.decode(errors="surrogateescape")
+        return Ended(Outcome.DELIVERED, verdict.verdict.reason, patch)
 
 
 def branch_name(task: str, title: str) -> str:

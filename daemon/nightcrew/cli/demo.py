@@ -167,7 +167,9 @@ class Show:
         while name not in self._over:  # noqa: ASYNC110 - it is told by callbacks, which know no events
             await anyio.sleep(0.05)
         record = None
-        if name in self._tasks:
+        if self._over[name]:
+            self._tell(f"The task file was rejected: {self._over[name]}")
+        else:
             with Journal.open(self._config.journal, read_only=True) as journal:
                 record = journal.record(self._tasks[name])
             conclude(self._config, record, self._patch(record), repository, tell=self._tell)

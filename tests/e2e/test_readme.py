@@ -1,0 +1,100 @@
+"""What the README says is true: its commands exist, its examples parse, its links lead somewhere."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from nightcrew import config
+from nightcrew.taskfile import parse
+from nightcrew_tools.contract import EXIT_CODES, Limits, TaskRequest
+
+pytestmark = pytest.mark.timeout(60)
+
+ROOT = Path(__file__).resolve().parents[2]
+README = (ROOT / "README.md").read_text()
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+
+
+COMMANDS = [line[2:].split("  #")[0].strip() for block in blocks("console") for line in block.splitlines()]
+
+
+def test_there_are_commands() -> None:
+    assert "make demo" in COMMANDS
+    assert "make test" in COMMANDS
+    assert any(command.startswith("nightcrew run") for command in COMMANDS)
+
+
+@pytest.mark.parametrize("command", [command for command in COMMANDS if command.startswith("make ")])
+def test_make_knows_the_targets(command: str) -> None:
+    dry = subprocess.run(
+        ["make", "--dry-run", *shlex.split(command)[1:]], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert dry.returncode == 0, dry.stderr
+
+
+def options_and_words(command: str) -> tuple[list[str], list[str]]:
+    words = shlex.split(command)[1:]
+    options = [word for word in words if word.startswith("-")]
+    names = [word for word in words if re.fullmatch(r"[a-z]+", word)]
+    return options, names[:2] if names[:1] == ["model"] else names[:1]
+
+
+@pytest.mark.parametrize("command", [command for command in COMMANDS if command.startswith("nightcrew ")])
+def test_every_command_and_option_is_in_the_help(command: str) -> None:
+    options, names = options_and_words(command)
+    asked = [sys.executable, "-m", "nightcrew", *names, "--help"]
+    helped = subprocess.run(asked, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False)
+    assert helped.returncode == 0, helped.stderr
+    for option in options:
+        assert option in helped.stdout
+
+
+@pytest.mark.parametrize("name", ["show", "report", "diff", "cancel"])
+def test_the_commands_named_in_passing_exist(name: str) -> None:
+    assert name in README
+    asked = [sys.executable, "-m", "nightcrew", name, "--help"]
+    assert subprocess.run(asked, capture_output=True, stdin=subprocess.DEVNULL, check=False).returncode == 0
+
+
+def test_the_task_file_is_one() -> None:
+    for block in blocks("markdown"):
+        request = parse(block.encode(), name="readme")
+        assert request.title == "Prices are rounded wrongly"
+
+
+def test_the_table_of_fields_has_every_field() -> None:
+    fields = set(re.findall(r"^\| `(\w+)` \|", README, re.MULTILINE))
+    assert fields == set(TaskRequest.model_fields) - {"title", "text"}
+
+
+def test_the_defaults_are_the_defaults() -> None:
+    limits = Limits()
+    assert f"{limits.minutes:g}, {limits.tokens:,}, {limits.attempts}" in README
+
+
+def test_the_configurations_are_accepted(tmp_path: Path) -> None:
+    for block in blocks("toml"):
+        path = tmp_path / "config.toml"
+        path.write_text(block)
+        tomllib.loads(block)
+        config.load_config({"NIGHTCREW_CONFIG": str(path), "HOME": str(tmp_path)})
+
+
+def test_the_exit_codes_are_the_codes() -> None:
+    codes = set(map(int, re.findall(r"^\| (\d+) \|", README, re.MULTILINE)))
+    assert codes == set(EXIT_CODES.values()) | {2, 3}
+
+
+def test_its_links_lead_somewhere() -> None:
+    for target in re.findall(r"\]\(([^)#:]+)\)", README):
+        assert (ROOT / target).exists(), target
