@@ -49,6 +49,9 @@ def script() -> dict:
         "rules": [
             {"when": PLANNING, "answers": answers(call("read_file", path="stats.py"), plan())},
             {"when": ACTING, "answers": answers(*ACTS)},
+            {"when": "You choose which file", "answers": [{"text": '{"file": "stats.py", "problem": "off by one"}'}]},
+            {"when": "total += value\n<|fim_suffix|>", "answers": [{"text": "    return total / len(values)"}]},
+            {"when": "<|fim_prefix|>", "answers": [{"text": "    pass"}]},
         ]
     }
 
@@ -66,8 +69,8 @@ def model() -> Iterator[str]:
         yield server.url
 
 
-def run(processes, home: Path, url: str, blow: Blow | None) -> int:
-    process = processes.Process(target=serve, args=(str(home), url, blow))
+def run(processes, home: Path, url: str, blow: Blow | None, dialect: tuple[str, ...] = ("tools",)) -> int:
+    process = processes.Process(target=serve, args=(str(home), url, blow, dialect))
     process.start()
     process.join(60)
     if process.is_alive():
@@ -153,3 +156,23 @@ def test_a_killed_service_goes_on_to_the_same_result(
     after = fingerprint(repository)
     assert {path: after[path] for path in before} == before
     assert (repository / "stats.py").read_text() == BUGGY
+
+
+@pytest.mark.parametrize("number", [1, 2])
+@pytest.mark.parametrize("after", [False, True])
+def test_a_killed_ladder_goes_on_with_the_next_candidate(
+    number: int, after: bool, open_tmp: Path, processes, model: str
+) -> None:
+    repository, home = drop(open_tmp)
+    infill = ("infill",)
+    assert run(processes, home, model, Blow("candidate_tried", after, number), infill) == -signal.SIGKILL
+    assert run(processes, home, model, None, infill) == 0
+
+    record = the_record(home)
+    assert record.ended is not None
+    assert record.ended.outcome == "delivered", record.ended.reason
+    assert [candidate.index for candidate in record.candidates] == list(range(len(record.candidates)))
+    lines = [candidate.line for candidate in record.candidates]
+    assert len(set(lines)) == len(lines)
+    assert [candidate.passed for candidate in record.candidates][-1]
+    assert len(git(repository, "branch", "--list", "nightcrew/*").split()) == 1

@@ -10,6 +10,7 @@ from pathlib import Path
 import anyio
 
 from fakes.house import config_for
+from nightcrew.config import Dialect
 from nightcrew.events import Recorded
 from nightcrew.journal import Journal
 from nightcrew.service import Service
@@ -29,9 +30,9 @@ class Blow:
         return f"{'after' if self.after else 'before'}-{self.kind}-{self.number}"
 
 
-def serve(home: str, url: str, blow: Blow | None) -> None:
+def serve(home: str, url: str, blow: Blow | None, dialect: tuple[Dialect, ...] = ("tools",)) -> None:
     """The real service in a process of its own, until the task has ended or the blow falls."""
-    config = config_for(Path(home), url)
+    config = config_for(Path(home), url, dialect=dialect)
     seen = 0
     service: Service
 
