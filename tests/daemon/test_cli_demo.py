@@ -25,6 +25,15 @@ Cli = Callable[..., SimpleNamespace]
 class Case:
     name: str
     about: str
+    task = "deliver"
+    repo = ""
+
+    def task_file(self, repository: Path) -> str:
+        return f"---\nrepo: {self.repo or repository}\n---\n# Make the test pass\n\n{self.task}\n"
+
+
+async def make(case: Case, directory: Path) -> None:
+    make_repository(directory, {"case": case.name})
 
 
 CASES = [Case("mean", "divides by one too few"), Case("total", "adds one too many")]
@@ -34,9 +43,7 @@ CASES = [Case("mean", "divides by one too few"), Case("total", "adds one too man
 def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Cli:
     """The console entry with two cases, in a temporary folder, and no look for models."""
     worker = FakeWorker()
-    module = SimpleNamespace(
-        list_cases=lambda: CASES, make_repository=lambda case, path: make_repository(path, {"case": case.name})
-    )
+    module = SimpleNamespace(list_cases=lambda: CASES, make_repository=make)
     monkeypatch.setitem(sys.modules, "nightcrew.demo", module)
     monkeypatch.setitem(sys.modules, "nightcrew.worker", SimpleNamespace(open_worker=worker.open))
     monkeypatch.setattr(demo, "_need_model", lambda _config: None)
@@ -56,7 +63,7 @@ def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
 
 @pytest.fixture
 def failing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(demo, "_TASK", demo._TASK + "\nfail\n")
+    monkeypatch.setattr(Case, "task", "fail")
 
 
 def test_the_task_comes_through_the_inbox_and_ends_with_branch_diff_and_report(cli: Cli, tmp_path: Path) -> None:
@@ -94,7 +101,7 @@ def test_without_a_name_one_case_is_chosen(cli: Cli) -> None:
 
 
 def test_a_task_file_that_is_rejected_ends_the_demo(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(demo, "_TASK", "---\nrepo: /does/not/exist\n---\nx\n")
+    monkeypatch.setattr(Case, "repo", "/does/not/exist")
     shown = cli("--case", "mean")
     assert shown.code == 1
     assert "The task file was rejected: `repo`: /does/not/exist does not exist" in shown.out

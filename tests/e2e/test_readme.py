@@ -98,3 +98,14 @@ def test_the_exit_codes_are_the_codes() -> None:
 def test_its_links_lead_somewhere() -> None:
     for target in re.findall(r"\]\(([^)#:]+)\)", README):
         assert (ROOT / target).exists(), target
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "examples" / "tasks").glob("*.md")), ids=lambda path: path.name)
+def test_the_example_tasks_are_task_files(path: Path) -> None:
+    assert parse(path.read_bytes(), name=path.stem).title
+
+
+def test_the_example_configuration_is_accepted() -> None:
+    path = ROOT / "examples" / "config.toml"
+    loaded = config.load_config({"NIGHTCREW_CONFIG": str(path), "HOME": "/nonexistent"})
+    assert set(loaded.crews) == {"duo"}

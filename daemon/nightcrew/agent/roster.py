@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
 from types import TracebackType
 from typing import Self
@@ -12,7 +12,7 @@ import anyio
 from nightcrew.config import Config, models_dir
 from nightcrew.crew import Crew, embedded_crew, from_settings, solo_crew
 from nightcrew.errors import ConfigError, EndpointDown, ModelError
-from nightcrew.llm.discovery import describe, discover
+from nightcrew.llm.discovery import Found, describe, discover
 from nightcrew.serving.catalog import EMBEDDED_WEIGHTS
 from nightcrew.serving.embedded import EmbeddedServer
 from nightcrew.serving.weights import present
@@ -30,10 +30,19 @@ class NoEndpoint(EndpointDown):
 class Roster:
     """Resolves crews, and owns the embedded model's server, which is started at most once, when it is needed."""
 
-    def __init__(self, config: Config, environ: Mapping[str, str], *, say: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        config: Config,
+        environ: Mapping[str, str],
+        *,
+        say: Callable[[str], None],
+        look: Callable[[], Awaitable[list[Found]]] = discover,
+    ) -> None:
+        """`look` finds the endpoints that answer on this machine."""
         self._config = config
         self._environ = environ
         self._say = say
+        self._look = look
         self._stack = AsyncExitStack()
         self._starting = anyio.Lock()
         self._embedded: EmbeddedServer | None = None
@@ -64,7 +73,7 @@ class Roster:
 
     async def _found(self) -> Crew:
         """The first endpoint on the usual local ports, else the embedded model."""
-        found = await discover()
+        found = await self._look()
         for each in found:
             self._say(describe(each))
         if found:

@@ -25,16 +25,6 @@ _DEMO = examples(
     "nightcrew demo --case all         one after the other",
 )
 
-_TASK = """\
----
-repo: {repository}
-limits:
-  minutes: 15
----
-# Make the failing test pass
-
-One of the tests fails. Find out why and repair the code. Do not change the tests.
-"""
 _SMALL = (
     "This was the embedded 1.5B model: small, single-file repairs; point me at SGLang or any OpenAI-compatible server "
     "for real work"
@@ -156,12 +146,12 @@ class Show:
         from nightcrew.journal import Journal
 
         repository = self._root / case.name
-        make_repository(case, repository)
+        await make_repository(case, repository)
         name = f"{case.name}.md"
         say(f"\n{case.name}: {case.about}\nrepository {repository}")
         # Written aside and renamed, so that it is never there by half.
         aside = self._config.inbox / f".{name}"
-        aside.write_text(_TASK.format(repository=repository), encoding="utf-8")
+        aside.write_text(case.task_file(repository), encoding="utf-8")
         aside.rename(self._config.inbox / name)
         say(f"dropped {self._config.inbox / name}\n")
         while name not in self._over:  # noqa: ASYNC110 - it is told by callbacks, which know no events

@@ -1,5 +1,7 @@
 """Accounts and transfers between them."""
 
+from collections import Counter
+
 
 class Overdrawn(Exception):
     """There is not enough money in the account."""
@@ -9,15 +11,15 @@ class Bank:
     """Balances by name, in cents."""
 
     def __init__(self):
-        self.balances = {}
+        self.balances = Counter()
 
     def deposit(self, name: str, cents: int) -> None:
         """Put money into an account, which is opened when it is new."""
-        self.balances[name] = self.balances.get(name, 0) + cents
+        self.balances[name] += cents
 
     def transfer(self, source: str, target: str, cents: int) -> None:
         """Move money from one account to another; nothing happens when there is not enough of it."""
-        if self.balances.get(source, 0) < cents:
+        if self.balances[source] < cents:
             raise Overdrawn(f"{source} has less than {cents}")
         self.balances[source] -= cents
         self.deposit(source, cents)

@@ -6,11 +6,8 @@ def growth(amount: float, rate: float, years: int) -> float:
     return amount * (1 + rate) * years
 
 
-def years_until(amount: float, goal: float, rate: float) -> int:
-    """After how many whole years `amount` has grown to at least `goal`."""
-    if rate <= 0:
-        raise ValueError("it never grows")
-    years = 0
-    while growth(amount, rate, years) < goal:
-        years += 1
-    return years
+def earned(amount: float, rate: float, years: int) -> float:
+    """The interest alone, in whole cents."""
+    if amount < 0:
+        raise ValueError("debts do not earn interest")
+    return round(growth(amount, rate, years) - amount, 2)

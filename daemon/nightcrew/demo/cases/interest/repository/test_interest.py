@@ -1,6 +1,6 @@
 import unittest
 
-from interest import growth, years_until
+from interest import earned, growth
 
 
 class Growth(unittest.TestCase):
@@ -14,13 +14,13 @@ class Growth(unittest.TestCase):
         self.assertEqual(growth(100, 0.1, 0), 100)
 
 
-class YearsUntil(unittest.TestCase):
-    def test_doubling_takes_eight_years_at_ten_percent(self):
-        self.assertEqual(years_until(100, 200, 0.1), 8)
+class Earned(unittest.TestCase):
+    def test_the_interest_of_three_years(self):
+        self.assertEqual(earned(1000, 0.02, 3), 61.21)
 
-    def test_without_interest_it_never_grows(self):
+    def test_debts_earn_nothing(self):
         with self.assertRaises(ValueError):
-            years_until(100, 200, 0)
+            earned(-100, 0.02, 1)
 
 
 if __name__ == "__main__":
