@@ -11,7 +11,7 @@ import pytest
 
 from fakes.repos import git
 from nightcrew.demo import Case, list_cases, make_repository
-from nightcrew.taskfile import parse_task
+from nightcrew.taskfile import parse
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(30)]
 
@@ -51,7 +51,7 @@ def test_a_case_is_a_short_module_with_words_and_its_tests(case: Case):
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_its_task_file_can_be_read(case: Case, tmp_path: Path):
-    request = parse_task(case.task(tmp_path).encode())
+    request = parse(case.task_file(tmp_path).encode(), name=case.name)
     assert request.repo == str(tmp_path)
     assert "{" not in request.text
 

@@ -9,8 +9,10 @@ from hypothesis import strategies as st
 
 from nightcrew.agent.chooser import offered, read_choice
 from nightcrew.agent.infill import Hole, filled, holes, prompt
+from nightcrew.agent.ladder import candidate_seconds
 from nightcrew.agent.rewrite import new_text
 from nightcrew.agent.suspects import Suspect, named_lines, read_spectrum, source_files
+from nightcrew.domain import Check, CheckResult
 
 TEXT = "def mean(xs):\n    # the mean\n\n    total = sum(xs)\n    return total / (len(xs) - 1)\n"
 
@@ -68,6 +70,18 @@ def test_an_insertion_keeps_every_line() -> None:
     new = filled(TEXT, Hole("a.py", 4, 3, lines=3), "    if not xs:\n        return 0\n\n\n")
     assert new is not None
     assert new.replace("    if not xs:\n        return 0\n", "") == TEXT
+
+
+def ran(seconds: float, ended: str = "exited") -> CheckResult:
+    check = Check(command="pytest", source="repository")
+    return CheckResult(check=check, exit_code=1, ended=ended, output="", seconds=seconds)
+
+
+def test_a_candidate_that_loops_for_ever_is_cut_off_soon_after_the_usual_time() -> None:
+    assert candidate_seconds([ran(0.4), ran(2.0)], 600) == 20
+    assert candidate_seconds([ran(200)], 600) == 600
+    assert candidate_seconds([ran(60, "timeout"), ran(0.1)], 600) == 30
+    assert candidate_seconds([], 600) == 30
 
 
 @given(st.text(max_size=200), st.integers(1, 6))

@@ -7,7 +7,7 @@ file. The first candidate that the checks confirm ends the ladder; when none doe
 from __future__ import annotations
 
 import itertools
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -19,7 +19,7 @@ from nightcrew.agent.prompts import clip, message
 from nightcrew.agent.suspects import Suspect
 from nightcrew.agent.toolbox import Toolbox
 from nightcrew.config import RoleSettings
-from nightcrew.domain import Usage
+from nightcrew.domain import CheckResult, Usage
 from nightcrew.errors import ContextOverflow, EndpointRefused
 from nightcrew.events import AttemptEnded, CandidateTried
 from nightcrew.llm.client import ModelClient
@@ -31,6 +31,8 @@ MAX_FILE_CHARACTERS = 12_000
 REWRITES = 6
 EXPLANATIONS = 4
 EVIDENCE_CHARACTERS = 1500
+HUNG_SECONDS = 4.0
+"""What is taken for a check's usual time when it did not come to an end before the change either."""
 
 Rung = Literal["infill", "rewrite", "explain"]
 
@@ -132,7 +134,10 @@ class Ladder:
         assert record.checks_before is not None
         await self.toolbox.call("write_file", {"path": candidate.path, "content": text})
         after = await run_checks(
-            self.workspace.box, record.opened.checks, setup=record.request.setup, seconds=self.seconds
+            self.workspace.box,
+            record.opened.checks,
+            setup=record.request.setup,
+            seconds=candidate_seconds(record.checks_before.results, self.seconds),
         )
         verdict = judge(record.checks_before.results, after, changed=True)
         if not verdict.passed:
@@ -217,6 +222,14 @@ class Ladder:
         text = rewrite.new_text(reply.content, old)
         note = "" if text else "no new text of the file came back"
         return Candidate(path, text, None, reply.usage, reply.seconds, note)
+
+
+def candidate_seconds(before: Sequence[CheckResult], most: float) -> float:
+    """How long a candidate's checks may take: many candidates loop for ever, and what came to an end before the change
+    says how long is long."""
+    ended = [result.seconds for result in before if result.ended == "exited"]
+    usual = max(ended) if len(ended) == len(before) and ended else HUNG_SECONDS
+    return min(most, 10 + 5 * usual)
 
 
 def _sum(one: Usage, two: Usage) -> Usage:

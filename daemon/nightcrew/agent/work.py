@@ -33,6 +33,8 @@ from nightcrew_workspaces.workspace import Workspace, Workspaces
 
 ATTEMPTS_PER_PLAN = 2
 """Then the planner writes a new revision."""
+SMALL_CHECK_SECONDS = 60.0
+"""Longest time of one check for a small crew."""
 _SLUG = re.compile(r"[^a-z0-9]+")
 
 
@@ -60,13 +62,18 @@ class Work:
         self._harvests: dict[int, Harvest] = {}
         self.workspace: Workspace | None = None
 
+    def _seconds(self, crew: Crew) -> float:
+        """Longest time of one check. A small model's tasks are small, and a test that hangs is among its usual bugs."""
+        most = self._config.box.command_seconds
+        return min(most, SMALL_CHECK_SECONDS) if crew.small else most
+
     async def to_its_end(self) -> Ended:
         """Do what is missing until there is a result. Raises what stops the work."""
         crew = await self._roster.crew(self._ledger.record.request.crew)
         workspace = await self._open_workspace()
         await self._look_around(workspace, crew)
         if self._ledger.record.checks_before is None:
-            await check_before(self._ledger, workspace, seconds=self._config.box.command_seconds)
+            await check_before(self._ledger, workspace, seconds=self._seconds(crew))
         while True:
             number = len(self._ledger.record.attempts)
             verdict = self._ledger.record.verdicts.get(number)
@@ -125,7 +132,7 @@ class Work:
         if last not in record.ended_attempts:
             await self._execute(crew, workspace, last)
         judge_client = await self._client("verifier", crew.verifier) if crew.verifier else None
-        seconds = self._config.box.command_seconds
+        seconds = self._seconds(crew)
         harvest = await verify(self._ledger, workspace, last, judge_client=judge_client, seconds=seconds)
         if harvest is not None:
             self._harvests[last] = harvest
@@ -148,7 +155,7 @@ class Work:
 
     async def _execute(self, crew: Crew, workspace: Workspace, number: int) -> None:
         client = await self._client("executor", crew.executor)
-        seconds = self._config.box.command_seconds
+        seconds = self._seconds(crew)
         async with open_toolbox(workspace, EXECUTOR) as toolbox:
             if crew.executor.uses_tools:
                 executor = Executor(self._ledger, client, toolbox, workspace, seconds=seconds)

@@ -1,18 +1,29 @@
-"""One case of the demo: a folder under `cases/` with the repository's files, the task file and a word on the bug."""
+"""The cases of the demo: small repositories with one real bug each.
+
+A case is a folder under `cases/`: `case.toml` says what is wrong, `task.md` is a task file with `{repo}` in it, and
+`repository/` holds the files as they are committed, a module and its tests. Nothing of a repair is stored anywhere.
+"""
 
 from __future__ import annotations
 
 import shutil
+import tempfile
 import tomllib
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 
-import anyio
-from nightcrew_workspaces.git import IDENTITY, Git, safe_config
+from anyio import to_thread
+
+from nightcrew_workspaces.git import Git, safe_config
 
 _CASES = Path(__file__).parent / "cases"
-_IDENTITY = ("-c", f"user.name={IDENTITY[0]}", "-c", f"user.email={IDENTITY[1]}")
+_PERSON = {
+    "GIT_AUTHOR_NAME": "Nightcrew demo",
+    "GIT_AUTHOR_EMAIL": "demo@localhost",
+    "GIT_AUTHOR_DATE": "2026-01-01T00:00:00+00:00",
+}
+"""The same commit each time, so that two runs of a case can be compared."""
+_COMMITTER = {name.replace("AUTHOR", "COMMITTER"): value for name, value in _PERSON.items()}
 
 
 @dataclass(frozen=True)
@@ -21,27 +32,40 @@ class Case:
 
     name: str
     about: str
-    """What is wrong, in a few words: for people, never for the model."""
+    """What kind of bug it is, in a few words for people; no model is told."""
+    folder: Path
 
     def task_file(self, repository: Path) -> str:
-        """The task file that is dropped into the inbox."""
-        return (_CASES / self.name / "task.md").read_text(encoding="utf-8").replace("{repo}", str(repository))
+        """The task file that is dropped into the inbox, for the repository at `repository`."""
+        return (self.folder / "task.md").read_text(encoding="utf-8").replace("{repo}", str(repository))
 
 
-@cache
 def list_cases() -> tuple[Case, ...]:
     """All cases, by name."""
-    folders = sorted(path.parent for path in _CASES.glob("*/case.toml"))
-    return tuple(
-        Case(folder.name, tomllib.loads((folder / "case.toml").read_text(encoding="utf-8"))["about"])
-        for folder in folders
-    )
+    return tuple(_read(path.parent) for path in sorted(_CASES.glob("*/case.toml")))
+
+
+def _read(folder: Path) -> Case:
+    described = tomllib.loads((folder / "case.toml").read_text(encoding="utf-8"))
+    return Case(name=folder.name, about=str(described["about"]), folder=folder)
 
 
 async def make_repository(case: Case, directory: Path) -> None:
-    """Make the case's repository in `directory`, which must not exist: one commit on `main`."""
-    await anyio.to_thread.run_sync(shutil.copytree, _CASES / case.name / "repository", directory)
-    git = Git(safe_config(directory.parent))
-    await git.run("init", "--quiet", "--initial-branch=main", str(directory))
-    await git.run("add", "--all", at=directory)
-    await git.run(*_IDENTITY, "commit", "--quiet", f"--message={case.name}, with a bug", at=directory)
+    """Make the case's repository at `directory`, which must not exist: one commit on `main`.
+
+    Raises `GitError` where git is missing or fails.
+    """
+    await to_thread.run_sync(_copy, case.folder / "repository", directory)
+    with tempfile.TemporaryDirectory() as folder:
+        git = Git(safe_config(Path(folder)))
+        await git.run("init", "--quiet", "--initial-branch=main", ".", at=directory)
+        await git.run("add", "--all", at=directory)
+        message = f"A small module ({case.name})"
+        await git.run("commit", "--quiet", "--message", message, at=directory, env=_PERSON | _COMMITTER)
+
+
+def _copy(files: Path, directory: Path) -> None:
+    # An installed package may have compiled them.
+    shutil.copytree(files, directory, ignore=shutil.ignore_patterns("__pycache__"))
+    for path in (directory, *directory.rglob("*")):
+        path.chmod(0o755 if path.is_dir() else 0o644)
