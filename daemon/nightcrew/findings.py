@@ -97,8 +97,8 @@ def attention(record: TaskRecord, patch: str) -> list[Finding]:
     candidate = winning_candidate(record)
     if candidate is not None:
         words = (
-            "Found by trying replacements until the checks passed. That may fit the tests and still be wrong, so read it "
-            "against what the code is meant to do"
+            "Found by trying replacements until the checks passed. That may fit the tests and still be wrong, so read "
+            "it against what the code is meant to do"
         )
         found.append(Finding(words, (candidate.path,)))
     found += [Finding(words, tuple(paths)) for words, paths in concerns(changed_files(patch))]
