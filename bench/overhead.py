@@ -201,8 +201,6 @@ def count_tokens(text: str) -> int:
     if weights is None:
         raise OSError("the weights are not here")
 
-
-
     async def ask() -> int:
         with tempfile.TemporaryDirectory() as folder:
             async with EmbeddedServer(weights, Path(folder) / "log") as server, httpx2.AsyncClient() as client:

@@ -32,7 +32,7 @@ from nightcrew.delivery import write_results
 from nightcrew.domain import Usage
 from nightcrew.events import CandidateTried, ModelReplied, TaskClaimed, TaskEnded, ToolRan
 from nightcrew.journal import Journal
-from nightcrew.locks import ServiceLock
+from nightcrew.journal.locks import ServiceLock
 from nightcrew_tools.contract import Outcome, TaskRequest
 
 pytestmark = pytest.mark.timeout(30)
@@ -60,7 +60,7 @@ def repo(tmp_path: Path) -> Path:
 def worker(monkeypatch: pytest.MonkeyPatch) -> FakeWorker:
     """Stands in for the real one, which the commands import when they run."""
     fake = FakeWorker()
-    monkeypatch.setitem(sys.modules, "nightcrew.worker", SimpleNamespace(open_worker=fake.open))
+    monkeypatch.setitem(sys.modules, "nightcrew.service.worker", SimpleNamespace(open_worker=fake.open))
     return fake
 
 

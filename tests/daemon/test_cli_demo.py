@@ -45,7 +45,7 @@ def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
     worker = FakeWorker()
     module = SimpleNamespace(list_cases=lambda: CASES, make_repository=make)
     monkeypatch.setitem(sys.modules, "nightcrew.demo", module)
-    monkeypatch.setitem(sys.modules, "nightcrew.worker", SimpleNamespace(open_worker=worker.open))
+    monkeypatch.setitem(sys.modules, "nightcrew.service.worker", SimpleNamespace(open_worker=worker.open))
     monkeypatch.setattr(demo, "_need_model", lambda _config: None)
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     monkeypatch.delenv("NIGHTCREW_HOME", raising=False)

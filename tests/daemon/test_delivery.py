@@ -22,7 +22,9 @@ from fakes.records import (
     record_of,
     submitted,
 )
-from nightcrew.delivery import Report, as_ended, report_json, report_markdown, result_paths, write_results
+from nightcrew.delivery.patches import changed_files
+from nightcrew.delivery.quoting import clean, code, one_line
+from nightcrew.delivery.results import Report, as_ended, report_json, report_markdown, result_paths, write_results
 from nightcrew.domain import Check, CheckResult, Plan, Step, Verdict
 from nightcrew.events import (
     AttemptEnded,
@@ -34,8 +36,6 @@ from nightcrew.events import (
     TaskEnded,
     VerdictReached,
 )
-from nightcrew.patches import changed_files
-from nightcrew.quoting import clean, code, one_line
 from nightcrew_tools.contract import Outcome
 
 GOLDEN = Path(__file__).parents[1] / "golden"

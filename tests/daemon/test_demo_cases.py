@@ -11,7 +11,7 @@ import pytest
 
 from fakes.repos import git
 from nightcrew.demo import Case, list_cases, make_repository
-from nightcrew.taskfile import parse
+from nightcrew.intake.taskfile import parse
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(30)]
 

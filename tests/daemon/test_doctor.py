@@ -14,8 +14,8 @@ import pytest
 from fakes.scripted_server import spawned
 from nightcrew.cli.main import main
 from nightcrew.cli.models import Meter
+from nightcrew.journal.locks import ServiceLock
 from nightcrew.llm import discovery
-from nightcrew.locks import ServiceLock
 from nightcrew.serving import weights
 from nightcrew.serving.weights import Progress
 from nightcrew_workspaces import box

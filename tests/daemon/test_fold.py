@@ -29,7 +29,7 @@ from nightcrew.events import (
     Waiting,
     WorkspaceOpened,
 )
-from nightcrew.fold import TaskRecord, activity, advance, fold, view
+from nightcrew.journal.fold import TaskRecord, activity, advance, fold, view
 from nightcrew_tools.contract import Outcome, TaskRequest, TaskState, TaskUsage
 
 SUBMITTED = TaskSubmitted(

@@ -21,10 +21,10 @@ import pytest
 from watchfiles import awatch
 
 from nightcrew.config import Config
-from nightcrew.dropfolder import DropFolder
 from nightcrew.errors import JournalError, NightcrewError
 from nightcrew.events import TaskSubmitted
-from nightcrew.intake import DOUBTFUL_SECONDS, STILL_SECONDS, Intake
+from nightcrew.intake.dropfolder import DropFolder
+from nightcrew.intake.inbox import DOUBTFUL_SECONDS, STILL_SECONDS, Intake
 from nightcrew.journal import Journal
 from nightcrew_tools.contract import Limits, TaskRequest, TaskView
 
@@ -468,7 +468,7 @@ from pathlib import Path
 from typing import Any
 import anyio
 from nightcrew.config import Config
-from nightcrew.intake import Intake
+from nightcrew.intake.inbox import Intake
 from nightcrew.journal import Journal
 config = Config(home=Path(sys.argv[1]))
 with Journal.open(config.journal) as journal:

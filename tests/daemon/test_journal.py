@@ -21,10 +21,10 @@ from fakes.event_sequences import journals
 from nightcrew.domain import Usage
 from nightcrew.errors import JournalBusy, JournalCorrupt, JournalError, Stale
 from nightcrew.events import MessageAdded, ModelReplied, Recorded, TaskClaimed, TaskEnded, ToolRan
-from nightcrew.fold import advance, fold, view
-from nightcrew.ids import new_task_id, slug
 from nightcrew.journal import MIGRATIONS, Journal, Submission
-from nightcrew.locks import RunLock, RunLocks, ServiceLock
+from nightcrew.journal.fold import advance, fold, view
+from nightcrew.journal.ids import new_task_id, slug
+from nightcrew.journal.locks import RunLock, RunLocks, ServiceLock
 from nightcrew_tools.contract import Outcome, TaskNotFound, TaskRequest, TaskState
 
 REPLY = ModelReplied(conversation="e", message="m", finish_reason="", usage=Usage(), seconds=1)
@@ -149,7 +149,7 @@ def test_an_append_that_the_disk_refused_leaves_no_trace(
     task = submit(journal)
     journal.append(task, 2, TaskClaimed(worker="a"))
     with monkeypatch.context() as broken:
-        broken.setattr("nightcrew.journal.view", refuse)
+        broken.setattr("nightcrew.journal.journal.view", refuse)
         with pytest.raises(JournalError, match="full"):
             journal.append(task, 3, REPLY)
     other.append(task, 3, note("x"))
@@ -270,7 +270,7 @@ def test_a_failed_batch_leaves_nothing(journal: Journal, monkeypatch: pytest.Mon
         raise KeyboardInterrupt
 
     submit(journal, "first")
-    monkeypatch.setattr("nightcrew.journal.slug", fail)
+    monkeypatch.setattr("nightcrew.journal.journal.slug", fail)
     with pytest.raises(KeyboardInterrupt):
         submit(journal, "second")
     monkeypatch.undo()
@@ -314,7 +314,7 @@ def test_a_claim_passes_over_what_is_excluded_or_still_held(journal: Journal, tm
 def test_a_claim_that_fails_gives_its_lock_back(journal: Journal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     task = submit(journal)
     locks = RunLocks(tmp_path / "locks")
-    monkeypatch.setattr("nightcrew.journal.view", refuse)
+    monkeypatch.setattr("nightcrew.journal.journal.view", refuse)
     with pytest.raises(JournalError, match="full"):
         journal.claim("w", locks=locks)
     assert not locks.is_alive(task)
@@ -392,7 +392,7 @@ def test_the_tasks_of_dead_runners_are_queued_again_and_those_of_living_ones_are
     alive, dead = submit(journal), submit(journal)
     locks = tmp_path / "locks"
     script = (
-        "import sys\nfrom pathlib import Path\nfrom nightcrew.locks import RunLock\n"
+        "import sys\nfrom pathlib import Path\nfrom nightcrew.journal.locks import RunLock\n"
         "lock = RunLock(Path(sys.argv[1]), sys.argv[2])\nassert lock.acquire()\nprint('held', flush=True)\n"
         "sys.stdin.read()\n"
     )

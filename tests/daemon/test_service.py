@@ -13,14 +13,13 @@ import pytest
 
 from fakes.repos import git, make_repository
 from fakes.workers import FakeWorker
-from nightcrew import service
 from nightcrew.config import Config
 from nightcrew.errors import JournalBusy, NightcrewError
 from nightcrew.events import TaskClaimed, TaskEnded, Waiting
 from nightcrew.gateway import JournalGateway
 from nightcrew.journal import Journal
-from nightcrew.locks import RunLocks
-from nightcrew.service import Service, run_locks, run_one, serve
+from nightcrew.journal.locks import RunLocks
+from nightcrew.service import Service, run_locks, run_one, serve, service
 from nightcrew_tools.contract import Limits, Outcome, TaskRequest, TaskState, TaskView
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(20)]

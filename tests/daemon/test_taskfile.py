@@ -10,7 +10,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from nightcrew.errors import TaskFileError
-from nightcrew.taskfile import MAX_BYTES, parse
+from nightcrew.intake.taskfile import MAX_BYTES, parse
 from nightcrew_tools.contract import Limits, TaskRequest
 
 REPO = "repo: /src/app\n"

@@ -15,8 +15,8 @@ import pytest
 from fakes.crashing import Blow, serve
 from fakes.house import ACTING, BUGGY, FIX, PLANNING, call, fingerprint, git, make_repository, plan
 from fakes.scripted_server import spawned
-from nightcrew.fold import TaskRecord, fold
 from nightcrew.journal import Journal
+from nightcrew.journal.fold import TaskRecord, fold
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -59,7 +59,7 @@ def script() -> dict:
 @pytest.fixture(scope="module")
 def processes() -> multiprocessing.context.ForkServerContext:
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["nightcrew.worker", "nightcrew.service", "fakes.crashing"])
+    context.set_forkserver_preload(["nightcrew.service.worker", "nightcrew.service", "fakes.crashing"])
     return context
 
 

@@ -12,7 +12,7 @@ from fakes.scripted_server import ScriptedServer
 from nightcrew.events import Recorded
 from nightcrew.journal import Journal
 from nightcrew.service import Service
-from nightcrew.worker import open_worker
+from nightcrew.service.worker import open_worker
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(60)]
 

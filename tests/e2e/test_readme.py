@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from nightcrew import config
-from nightcrew.taskfile import parse
+from nightcrew.intake.taskfile import parse
 from nightcrew_tools.contract import EXIT_CODES, Limits, TaskRequest
 
 pytestmark = pytest.mark.timeout(60)

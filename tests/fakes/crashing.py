@@ -14,7 +14,7 @@ from nightcrew.config import Dialect
 from nightcrew.events import Recorded
 from nightcrew.journal import Journal
 from nightcrew.service import Service
-from nightcrew.worker import open_worker
+from nightcrew.service.worker import open_worker
 from nightcrew_tools.contract import TaskState
 
 

@@ -12,9 +12,9 @@ from pathlib import Path
 
 from fakes.scripted_server import Answer, Rule, Script, ScriptedServer
 from nightcrew.config import Config, CrewSettings, Dialect, RoleSettings
-from nightcrew.fold import TaskRecord
 from nightcrew.journal import Journal
-from nightcrew.worker import CrewWorker, open_worker
+from nightcrew.journal.fold import TaskRecord
+from nightcrew.service.worker import CrewWorker, open_worker
 from nightcrew_tools.contract import Limits, TaskRequest
 
 BUGGY = '''"""Statistics."""

@@ -22,7 +22,7 @@ from nightcrew.events import (
     VerdictReached,
     WorkspaceOpened,
 )
-from nightcrew.fold import TaskRecord, fold
+from nightcrew.journal.fold import TaskRecord, fold
 from nightcrew_tools.contract import Outcome, TaskRequest
 
 START = datetime(2026, 11, 1, 22, 0, 0, tzinfo=UTC)

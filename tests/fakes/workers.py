@@ -13,9 +13,9 @@ from nightcrew.config import Config
 from nightcrew.delivery import as_ended, write_results
 from nightcrew.errors import EndpointDown, Stale
 from nightcrew.events import Delivered, TaskEnded
-from nightcrew.fold import TaskRecord
-from nightcrew.ids import now
 from nightcrew.journal import Journal
+from nightcrew.journal.fold import TaskRecord
+from nightcrew.journal.ids import now
 from nightcrew_tools.contract import Outcome
 
 

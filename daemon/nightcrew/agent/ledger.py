@@ -7,8 +7,8 @@ from collections.abc import Callable
 
 from nightcrew.errors import LimitReached
 from nightcrew.events import Event, Waiting
-from nightcrew.fold import TaskRecord, advance
 from nightcrew.journal import Journal
+from nightcrew.journal.fold import TaskRecord, advance
 
 
 class Ledger:

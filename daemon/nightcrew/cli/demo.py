@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from nightcrew.config import Config
     from nightcrew.demo import Case
     from nightcrew.events import Recorded
-    from nightcrew.fold import TaskRecord
+    from nightcrew.journal.fold import TaskRecord
 
 _DEMO = examples(
     "nightcrew demo                    one of the cases, another one each time",
@@ -117,7 +117,7 @@ class Show:
         import anyio
 
         from nightcrew.service import Service, serve
-        from nightcrew.worker import open_worker
+        from nightcrew.service.worker import open_worker
 
         service = Service(
             self._config,
@@ -184,8 +184,8 @@ class Show:
 def conclude(config: Config, record: TaskRecord, patch: str, repository: Path, *, tell: Callable[[str], None]) -> None:
     """Say what came of a case: branch, diff, checks before and after, report, and honest words."""
     from nightcrew.delivery import result_paths
-    from nightcrew.findings import final_checks, verified
-    from nightcrew.quoting import clean, one_line
+    from nightcrew.delivery.findings import final_checks, verified
+    from nightcrew.delivery.quoting import clean, one_line
 
     tell("")
     if record.delivered is not None and record.delivered.branch is not None:

@@ -86,7 +86,7 @@ async def examine() -> AsyncIterator[Check]:
 
 
 def _print(check: Check) -> None:
-    from nightcrew.quoting import one_line
+    from nightcrew.delivery.quoting import one_line
 
     colour = {"ok": "32", "warn": "33", "fail": "31"}[check.level] if colourful(error=False) else ""
     level = f"\x1b[{colour}m{check.level:<4}\x1b[0m" if colour else f"{check.level:<4}"
@@ -181,7 +181,7 @@ def _journal(config: Config) -> Check:
 
 
 def _service(config: Config) -> Check:
-    from nightcrew.locks import ServiceLock
+    from nightcrew.journal.locks import ServiceLock
 
     owner = ServiceLock.owner(config.home)
     if owner is None:
@@ -237,9 +237,9 @@ async def _reach(settings: RoleSettings) -> tuple[str, str]:
     import anyio
 
     from nightcrew.config import environment, read_key
+    from nightcrew.delivery.report import public_model
     from nightcrew.errors import ConfigError, ModelError
     from nightcrew.llm.client import ModelClient
-    from nightcrew.report import public_model
 
     place = public_model(settings.base_url)
     try:

@@ -46,7 +46,7 @@ def emit(value: Mapping[str, Any] | Sequence[Any]) -> None:
 
 def for_terminal(text: str) -> str:
     """The text as it is when it goes to a file or a pipe; without controls when a person's terminal would obey them."""
-    from nightcrew.quoting import clean
+    from nightcrew.delivery.quoting import clean
 
     return clean(text) if sys.stdout.isatty() else text
 

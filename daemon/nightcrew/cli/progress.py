@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator
 from datetime import datetime
 from typing import Any, cast
 
+from nightcrew.delivery.quoting import one_line
+from nightcrew.delivery.report import public_model
 from nightcrew.domain import CheckResult
 from nightcrew.events import (
     AttemptEnded,
@@ -26,8 +28,6 @@ from nightcrew.events import (
     Waiting,
     WorkspaceOpened,
 )
-from nightcrew.quoting import one_line
-from nightcrew.report import public_model
 from nightcrew_tools.contract import Outcome
 
 Line = tuple[str, str, str]

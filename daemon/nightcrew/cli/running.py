@@ -116,7 +116,7 @@ def make_progress(*, names: bool = False, quiet: bool = False) -> Progress:
 
 
 async def _validate(config: Config, request: TaskRequest) -> None:
-    from nightcrew.door import validate
+    from nightcrew.service.door import validate
 
     await validate(config, request)
 
@@ -125,7 +125,7 @@ async def _run(config: Config, request: TaskRequest, hint: str | None, quiet: bo
     from nightcrew.gateway import JournalGateway
     from nightcrew.journal import Journal
     from nightcrew.service import run_one
-    from nightcrew.worker import open_worker
+    from nightcrew.service.worker import open_worker
 
     progress = make_progress(quiet=quiet)
     record = await run_one(
@@ -145,7 +145,7 @@ async def _submit(config: Config, request: TaskRequest, hint: str | None) -> Tas
 
 
 def _who_takes_it(config: Config, view: TaskView) -> str:
-    from nightcrew.locks import ServiceLock
+    from nightcrew.journal.locks import ServiceLock
     from nightcrew_tools.contract import TaskState
 
     if view.state is TaskState.ENDED:
@@ -173,7 +173,7 @@ def _result(view: TaskView, *, json: bool) -> None:
     if json:
         emit(view_json(view))
         return
-    from nightcrew.quoting import one_line
+    from nightcrew.delivery.quoting import one_line
 
     out(f"{view.id}  {view.outcome or view.state}" + (f": {one_line(view.reason, 300)}" if view.reason else ""))
     for label, value in (("branch", view.branch), ("report", view.report_path), ("patch", view.patch_path)):

@@ -31,7 +31,7 @@ def request_from_text(text: str, config: Config, *, repo: str | None, crew: str 
 
 def _read(path: str) -> tuple[bytes, str, Path]:
     from nightcrew.errors import TaskFileError
-    from nightcrew.taskfile import MAX_BYTES
+    from nightcrew.intake.taskfile import MAX_BYTES
 
     if path == "-":
         if sys.stdin is None or sys.stdin.isatty():
@@ -49,7 +49,7 @@ def _read(path: str) -> tuple[bytes, str, Path]:
 
 def _parse(data: bytes, name: str, folder: Path, config: Config, *, repo: str | None, crew: str | None) -> TaskRequest:
     from nightcrew.errors import TaskFileError
-    from nightcrew.taskfile import parse
+    from nightcrew.intake.taskfile import parse
 
     # A path on the command line is meant from where the person stands, one in a file from where the file lies.
     given = None if repo is None else parse(b"-", name="-", default_repo=repo, base_dir=Path.cwd()).repo

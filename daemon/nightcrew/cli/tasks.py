@@ -177,7 +177,7 @@ def _ask(config: Config, question: Callable[[Desk], Awaitable[T]], *, write: boo
 
 
 def _files(patch: str) -> list[dict[str, object]]:
-    from nightcrew.patches import changed_files
+    from nightcrew.delivery.patches import changed_files
 
     return [
         {"path": file.path, "status": file.status, "added": file.added, "removed": file.removed}
@@ -186,7 +186,7 @@ def _files(patch: str) -> list[dict[str, object]]:
 
 
 def _table(views: list[TaskView]) -> list[str]:
-    from nightcrew.quoting import one_line
+    from nightcrew.delivery.quoting import one_line
 
     rows = [
         (view.id, str(view.outcome or view.state), _age(view.submitted_at), one_line(view.title, 50), _note(view))
@@ -200,7 +200,7 @@ def _table(views: list[TaskView]) -> list[str]:
 
 
 def _note(view: TaskView) -> str:
-    from nightcrew.quoting import one_line
+    from nightcrew.delivery.quoting import one_line
 
     return one_line(view.branch or view.activity or view.reason, 80)
 
@@ -216,8 +216,8 @@ def _age(at: str) -> str:
 
 
 def _facts(view: TaskView) -> list[tuple[str, str]]:
-    from nightcrew.quoting import one_line
-    from nightcrew.report import duration, public_model
+    from nightcrew.delivery.quoting import one_line
+    from nightcrew.delivery.report import duration, public_model
 
     usage = view.usage
     tokens = f"{usage.prompt_tokens:,} read ({usage.cached_tokens:,} cached), {usage.completion_tokens:,} written"

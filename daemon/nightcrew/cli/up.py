@@ -35,7 +35,7 @@ def up(json: JsonFlag = False) -> None:
     from nightcrew.cli.running import make_progress
     from nightcrew.config import load_config
     from nightcrew.service import Service, serve
-    from nightcrew.worker import open_worker
+    from nightcrew.service.worker import open_worker
 
     config = load_config()
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")

@@ -13,6 +13,9 @@ class Later(unittest.TestCase):
     def test_past_midnight(self):
         self.assertEqual(later("23:30", 45), "00:15")
 
+    def test_long_past_midnight(self):
+        self.assertEqual(later("22:00", 300), "03:00")
+
 
 class Between(unittest.TestCase):
     def test_on_one_day(self):

@@ -18,11 +18,11 @@ import anyio.abc
 import anyio.lowlevel
 import watchfiles
 
-from nightcrew import taskfile
 from nightcrew.config import Config
-from nightcrew.dropfolder import Claimed, DropFolder, Dropped, shown
 from nightcrew.errors import JournalError, NightcrewError, TaskFileError
 from nightcrew.events import Recorded, TaskSubmitted
+from nightcrew.intake import taskfile
+from nightcrew.intake.dropfolder import Claimed, DropFolder, Dropped, shown
 from nightcrew.journal import Journal, Submission
 from nightcrew_tools.contract import Limits, TaskRequest, TaskView
 

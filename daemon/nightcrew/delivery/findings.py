@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 
+from nightcrew.delivery.patches import changed_files, concerns
 from nightcrew.events import CandidateTried, ChecksRan
-from nightcrew.fold import TaskRecord
-from nightcrew.patches import changed_files, concerns
+from nightcrew.journal.fold import TaskRecord
 
 
 @dataclass(frozen=True)

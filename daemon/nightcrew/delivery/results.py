@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from nightcrew.delivery.findings import attention, final_attempt, final_checks, rungs, times, verified
+from nightcrew.delivery.patches import changed_files
+from nightcrew.delivery.report import public_model, report_markdown
 from nightcrew.domain import CheckResult, Plan
 from nightcrew.events import ChecksRan, Recorded, TaskEnded
-from nightcrew.findings import attention, final_attempt, final_checks, rungs, times, verified
-from nightcrew.fold import TaskRecord, advance
-from nightcrew.patches import changed_files
-from nightcrew.report import public_model, report_markdown
+from nightcrew.journal.fold import TaskRecord, advance
 from nightcrew_tools.contract import EXIT_CODES, Frozen, Outcome, TaskRequest, TaskUsage
 
 __all__ = ["Report", "ResultPaths", "as_ended", "report_json", "report_markdown", "result_paths", "write_results"]

@@ -10,10 +10,10 @@ import anyio
 
 from nightcrew.agent.roster import Roster
 from nightcrew.agent.runner import Runner
-from nightcrew.attendant import Say
 from nightcrew.config import Config, environment
-from nightcrew.fold import TaskRecord
 from nightcrew.journal import Journal
+from nightcrew.journal.fold import TaskRecord
+from nightcrew.service.attendant import Say
 from nightcrew_tools.contract import TaskState
 from nightcrew_workspaces.box import self_test
 from nightcrew_workspaces.errors import WorkspaceError
@@ -24,6 +24,14 @@ from nightcrew_workspaces.workspace import Workspaces, default_root
 log = logging.getLogger("nightcrew")
 
 LEAVE_SECONDS = 60.0
+REMOTE_VARIABLES = frozenset(
+    (
+        "HOME",
+        "SSH_AUTH_SOCK",
+        *(name for each in ("http_proxy", "https_proxy", "no_proxy") for name in (each, each.upper())),
+    )
+)
+"""What fetching from a URL may need; no box and no other command gets them."""
 
 
 def make_workspaces(config: Config) -> Workspaces:
@@ -36,6 +44,7 @@ def make_workspaces(config: Config) -> Workspaces:
         path=box.path,
         limits=Limits(seconds=box.command_seconds, memory_mib=box.memory_mib),
         mirrors=config.home / "mirrors",
+        remote_env={name: value for name, value in environment().items() if name in REMOTE_VARIABLES},
     )
 
 
@@ -77,13 +86,15 @@ class CrewWorker:
 
 
 async def _tidy(journal: Journal, workspaces: Workspaces) -> None:
-    """Remove the clones of tasks that ended while nobody was there, cancelled from the queue say."""
+    """Remove the clones of tasks that ended while nobody was there, and what killed processes left by half."""
     for view in journal.tasks([TaskState.ENDED], limit=1000):
         if workspaces.exists(view.id):
             try:
                 await workspaces.remove(view.id)
             except WorkspaceError as error:
                 log.warning("task %s: its clone cannot be removed: %s", view.id, error)
+    if not journal.tasks([TaskState.RUNNING]):  # else another process may be in the middle of making one
+        await workspaces.sweep()
 
 
 def _once(say: Say) -> Say:

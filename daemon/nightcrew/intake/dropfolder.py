@@ -18,8 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from nightcrew.ids import new_task_id, now
-from nightcrew.locks import private_directory
+from nightcrew.journal.ids import new_task_id, now
+from nightcrew.journal.locks import private_directory
 
 _SEPARATOR = "--"
 _NAME_BYTES = 200

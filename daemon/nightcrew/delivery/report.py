@@ -11,9 +11,7 @@ import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
-from nightcrew.domain import CheckResult
-from nightcrew.events import ChecksRan
-from nightcrew.findings import (
+from nightcrew.delivery.findings import (
     Finding,
     attention,
     final_attempt,
@@ -23,9 +21,11 @@ from nightcrew.findings import (
     verified,
     winning_candidate,
 )
-from nightcrew.fold import TaskRecord
-from nightcrew.patches import FileChange, changed_files
-from nightcrew.quoting import cell, clean, code, fence, folded, one_line, quoted
+from nightcrew.delivery.patches import FileChange, changed_files
+from nightcrew.delivery.quoting import cell, clean, code, fence, folded, one_line, quoted
+from nightcrew.domain import CheckResult
+from nightcrew.events import ChecksRan
+from nightcrew.journal.fold import TaskRecord
 from nightcrew_tools.contract import EXIT_CODES, Outcome
 
 _OUTCOMES: dict[Outcome, str] = {

@@ -16,12 +16,12 @@ from typing import Self
 
 from pydantic import ValidationError
 
-from nightcrew.database import Database
 from nightcrew.errors import JournalCorrupt, JournalError, Stale
 from nightcrew.events import EVENT, Event, Recorded, TaskClaimed, TaskEnded, TaskSubmitted
-from nightcrew.fold import TaskRecord, advance, fold, view
-from nightcrew.ids import new_task_id, now, slug
-from nightcrew.locks import RunLocks
+from nightcrew.journal.database import Database
+from nightcrew.journal.fold import TaskRecord, advance, fold, view
+from nightcrew.journal.ids import new_task_id, now, slug
+from nightcrew.journal.locks import RunLocks
 from nightcrew_tools.contract import Outcome, TaskNotFound, TaskRequest, TaskState, TaskView
 
 _log = logging.getLogger("nightcrew.journal")

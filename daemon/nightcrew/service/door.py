@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from nightcrew.config import Config
 from nightcrew.errors import TaskFileError
-from nightcrew.locks import private_directory
+from nightcrew.journal.locks import private_directory
 from nightcrew_tools.contract import TaskRequest
 from nightcrew_workspaces.errors import WorkspaceError
 from nightcrew_workspaces.git import Git, safe_config

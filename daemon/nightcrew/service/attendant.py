@@ -12,10 +12,10 @@ from nightcrew.config import Config
 from nightcrew.delivery import as_ended, write_results
 from nightcrew.errors import EndpointDown, NightcrewError, Stale
 from nightcrew.events import TaskEnded, Waiting
-from nightcrew.fold import TaskRecord
 from nightcrew.groups import unwrapped
-from nightcrew.ids import now
 from nightcrew.journal import Journal
+from nightcrew.journal.fold import TaskRecord
+from nightcrew.journal.ids import now
 from nightcrew_tools.contract import Outcome
 
 log = logging.getLogger("nightcrew")

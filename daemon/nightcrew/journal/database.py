@@ -14,7 +14,7 @@ from typing import Any
 from urllib.parse import quote
 
 from nightcrew.errors import JournalCorrupt, JournalError
-from nightcrew.locks import private_directory
+from nightcrew.journal.locks import private_directory
 
 APPLICATION = 0x4E435257
 """`NCRW` in the file's header tells our files from anybody else's SQLite database."""

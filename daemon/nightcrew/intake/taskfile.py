@@ -13,7 +13,7 @@ from typing import Any, Literal
 from pydantic import ValidationError
 
 from nightcrew.errors import TaskFileError
-from nightcrew.frontmatter import Listing, Mapping, Node, Scalar, describe, parse_mapping
+from nightcrew.intake.frontmatter import Listing, Mapping, Node, Scalar, describe, parse_mapping
 from nightcrew_tools.contract import Limits, TaskRequest
 
 MAX_BYTES = 1024 * 1024

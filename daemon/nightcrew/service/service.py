@@ -16,15 +16,15 @@ from pathlib import Path
 import anyio
 from anyio.abc import TaskGroup
 
-from nightcrew.attendant import Attendant, OpenWorker, Say
 from nightcrew.config import Config
-from nightcrew.door import validate
 from nightcrew.errors import NightcrewError
 from nightcrew.events import Recorded, TaskSubmitted
-from nightcrew.fold import TaskRecord
-from nightcrew.intake import Intake
+from nightcrew.intake.inbox import Intake
 from nightcrew.journal import Journal, Submission
-from nightcrew.locks import RunLocks, ServiceLock, private_directory
+from nightcrew.journal.fold import TaskRecord
+from nightcrew.journal.locks import RunLocks, ServiceLock, private_directory
+from nightcrew.service.attendant import Attendant, OpenWorker, Say
+from nightcrew.service.door import validate
 from nightcrew_tools.contract import Outcome, TaskRequest, TaskState
 
 POLL_SECONDS = 0.25
