@@ -4,7 +4,7 @@ NightcrewError
 ├── ConfigError          the configuration file is wrong: says file, key and what to write
 ├── TaskFileError        a task file is wrong: says line and reason
 ├── JournalError
-│   ├── Stale            another worker took this task over: stop, report nothing, exit 75
+│   ├── Stale            another worker took this task over: stop, report nothing
 │   ├── JournalBusy      another service runs on this home
 │   └── JournalCorrupt   a stored event cannot be read
 ├── ModelError

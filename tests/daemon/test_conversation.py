@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from nightcrew.agent.breaker import empty_replies, repeats
+from nightcrew.agent.breaker import NUDGE, empty_replies, repeats
 from nightcrew.agent.conversation import Conversation, read_call
 from nightcrew.agent.ledger import Ledger
 from nightcrew.agent.planner import plan_from_text
@@ -98,8 +98,27 @@ def test_only_empty_replies_in_a_row_count(ledger: Ledger) -> None:
     conversation = talk(ledger)
     for content in ("", "text", " ", "\n"):
         reply(ledger, content)
-        conversation.add("user", "go on")
+        conversation.add("user", f"{NUDGE} Go on.")
     assert empty_replies(conversation) == 2
+
+
+def test_whoever_was_stuck_gets_his_turns_again_when_something_new_is_said(ledger: Ledger) -> None:
+    conversation = talk(ledger)
+    for key in ("a", "b", "c"):
+        reply(ledger, **{key: {"path": "x"}})
+        conversation.answer(conversation.pending()[0], "1")
+    assert repeats(conversation) == 3
+    conversation.evidence("Attempt 2. It was not accepted.")
+    assert repeats(conversation) == 1
+    reply(ledger, "")
+    assert empty_replies(conversation) == 1
+    conversation.add("user", "Attempt 3. It was not accepted.")
+    assert empty_replies(conversation) == 0
+
+
+def test_half_a_surrogate_pair_in_arguments_is_replaced() -> None:
+    call = read_call({"id": "a", "function": {"name": "f", "arguments": '{"summary": "odd \\ud83d"}'}})
+    assert call.arguments == {"summary": "odd ?"}
 
 
 @pytest.mark.parametrize("arguments", ["[1]", "{", '{"malformed_arguments": "x"}', "3"])
@@ -134,7 +153,7 @@ def test_a_long_text_keeps_its_head_and_more_of_its_tail() -> None:
     ("title", "expected"),
     [
         ("Fix the Ünicode & Co.!", "nightcrew/t1-fix-the-nicode-co"),
-        ("…", "nightcrew/t1"),
+        ("…", "nightcrew/t1-task"),
         ("x" * 99, "nightcrew/t1-" + "x" * 60),
     ],
 )

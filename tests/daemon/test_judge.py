@@ -117,3 +117,30 @@ def test_checks_that_all_passed_before_are_said_to_show_only_that_nothing_broke(
     verdict = judge([ran(0, passed=3)], [ran(0, passed=3)], changed=True)
     assert verdict.passed
     assert any("nothing broke" in note for note in verdict.notes)
+
+
+def test_a_failing_test_that_was_skipped_or_deleted_confirms_nothing() -> None:
+    verdict = judge([ran(1, failing=("a",), passed=2)], [ran(0, passed=2)], changed=True)
+    assert not verdict.passed
+    assert "removed, skipped or hidden" in verdict.reason
+
+
+def test_a_run_that_no_longer_says_which_tests_ran_confirms_nothing() -> None:
+    verdict = judge([ran(1, failing=("a",), passed=2)], [ran(0)], changed=True)
+    assert not verdict.passed
+    assert "no longer says which tests ran" in verdict.reason
+
+
+def test_a_suite_that_now_crashes_is_not_what_failed_already() -> None:
+    before = [ran(1, failing=("a",), passed=2), ran(0, command="npm test")]
+    after = [ran(139), ran(0, command="npm test")]
+    verdict = judge(before, after, changed=True)
+    assert not verdict.passed
+    assert "no longer says which tests fail" in verdict.reason
+
+
+def test_a_verdict_names_what_still_fails() -> None:
+    before = [ran(1, failing=("mine", "theirs"), passed=5)]
+    verdict = judge(before, [ran(1, failing=("theirs",), passed=6)], changed=True)
+    assert verdict.passed
+    assert "`pytest` still fails as before: theirs" in verdict.reason

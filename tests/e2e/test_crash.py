@@ -158,14 +158,16 @@ def test_a_killed_service_goes_on_to_the_same_result(
     assert (repository / "stats.py").read_text() == BUGGY
 
 
-@pytest.mark.parametrize("number", [1, 2])
-@pytest.mark.parametrize("after", [False, True])
-def test_a_killed_ladder_goes_on_with_the_next_candidate(
-    number: int, after: bool, open_tmp: Path, processes, model: str
-) -> None:
+LADDER_BLOWS = [Blow("candidate_tried", after, number) for number in (1, 2) for after in (False, True)]
+# Between the candidate that passed and the end of its attempt.
+LADDER_BLOWS += [Blow("attempt_ended", False)]
+
+
+@pytest.mark.parametrize("blow", LADDER_BLOWS, ids=str)
+def test_a_killed_ladder_goes_on_with_the_next_candidate(blow: Blow, open_tmp: Path, processes, model: str) -> None:
     repository, home = drop(open_tmp)
     infill = ("infill",)
-    assert run(processes, home, model, Blow("candidate_tried", after, number), infill) == -signal.SIGKILL
+    assert run(processes, home, model, blow, infill) == -signal.SIGKILL
     assert run(processes, home, model, None, infill) == 0
 
     record = the_record(home)

@@ -6,10 +6,13 @@ import itertools
 import json
 from pathlib import Path
 
+import anyio
 import pytest
 
 from fakes.house import ACTING, BUGGY, FIX, FIXED, PLANNING, TESTS, call, fingerprint, git, house, plan, script
 from fakes.scripted_server import Answer, Rule, Script
+from nightcrew.agent.roster import NoEndpoint
+from nightcrew.service.worker import open_worker
 from nightcrew_tools.contract import Outcome
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(60)]
@@ -322,3 +325,59 @@ async def test_a_patch_carries_bytes_that_are_no_utf8(open_tmp: Path) -> None:
         assert record.ended.outcome is Outcome.DELIVERED, record.ended.reason
         git(home.repository, "apply", str(home.config.outbox / f"{record.name}.patch"))
         assert (home.repository / "menu.txt").read_bytes() == b"caf\xe9\n"
+
+
+EMPTY_TESTS = r"import unittest\nclass T(unittest.TestCase):\n def test_a(self): pass\n def test_b(self): pass\n"
+
+
+@pytest.mark.parametrize(
+    "cheat",
+    [
+        "sed -i 's/self.assertEqual(mean.*/self.assertTrue(True)/' test_stats.py",
+        "sed -i 's/    def test_mean/    @unittest.skip(str())\\n    def test_mean/' test_stats.py",
+        f"rm test_stats.py; printf '{EMPTY_TESTS}' > test_new.py",
+        "printf 'import os\\nos._exit(0)\\n' > conftest.py",
+        "touch pytest.py",
+    ],
+)
+async def test_a_failing_test_that_is_gutted_skipped_or_hidden_is_not_repaired(open_tmp: Path, cheat: str) -> None:
+    acts = (call("run_command", command=cheat), call("finish_step", summary="All tests pass now."))
+    async with house(open_tmp, script(*acts)) as home:
+        record = await home.run(limits={"attempts": 1})
+        assert record.ended is not None
+        assert record.ended.outcome is Outcome.UNVERIFIED, record.ended.reason
+        assert home.branches() == []
+
+
+async def test_a_test_may_be_changed_along_with_the_code_when_the_old_one_passes_too(open_tmp: Path) -> None:
+    one = r"\n\nclass MoreTest(unittest.TestCase):\n    def test_one(self):\n        assert mean([4]) == 4\n"
+    more = f"printf '{one}' >> test_stats.py"
+    async with house(open_tmp, script(call("run_command", command=more), *FIX[1:])) as home:
+        record = await home.run()
+        assert record.ended is not None
+        assert record.ended.outcome is Outcome.DELIVERED, record.ended.reason
+
+
+async def test_a_ladder_has_nothing_to_do_where_no_check_fails(open_tmp: Path) -> None:
+    answers = Script((Rule("You choose which file", (Answer(text='{"file": "stats.py", "problem": ""}'),)),))
+    files = {"stats.py": FIXED, "test_stats.py": TESTS}
+    async with house(open_tmp, answers, dialect=("infill", "rewrite"), files=files) as home:
+        record = await home.run("# Add a median() function")
+        assert record.ended is not None
+        assert record.ended.outcome is Outcome.UNVERIFIED
+        assert "no check fails" in record.ended_attempts[1].stuck
+
+
+async def test_a_task_does_not_go_on_with_another_crew_than_it_began_with(open_tmp: Path) -> None:
+    async with house(open_tmp, script(Answer(fault="hang"))) as home:
+        task = home.submit()
+        with anyio.move_on_after(60) as scope:
+            async with anyio.create_task_group() as group:
+                group.start_soon(home.runner.run, task)
+                await home.server.until(lambda: len(home.server.requests) == 2)
+                group.cancel_scope.cancel()
+        assert not scope.cancelled_caught
+        other = home.config.model_copy(update={"crew": "other", "crews": {"other": home.config.crews["scripted"]}})
+        async with open_worker(other, home.journal, lambda _: None) as later:
+            with pytest.raises(NoEndpoint, match="began with the crew 'scripted'"):
+                await later.run(task)

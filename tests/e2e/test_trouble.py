@@ -44,11 +44,11 @@ async def test_a_wrong_key_ends_the_task_with_what_to_do(open_tmp: Path) -> None
         assert "api_key" in record.ended.reason
 
 
-async def test_a_context_overflow_ends_the_task_with_a_reason(open_tmp: Path) -> None:
+async def test_a_context_overflow_ends_the_attempt_with_a_reason(open_tmp: Path) -> None:
     message = "This model's maximum context length is 4096 tokens. However, you requested 9000 tokens."
     answers = Script(
         (
-            Rule(PLANNING, (plan(),)),
+            Rule(PLANNING, (plan(),), repeat=True),
             Rule(ACTING, (Answer(status=400, error=message),), repeat=True),
         )
     )
@@ -56,7 +56,15 @@ async def test_a_context_overflow_ends_the_task_with_a_reason(open_tmp: Path) ->
         record = await home.run()
         assert record.ended is not None
         assert record.ended.outcome is Outcome.UNVERIFIED
-        assert "context" in record.ended.reason
+        assert "context" in record.ended_attempts[1].stuck
+
+
+async def test_what_was_done_before_a_context_overflow_is_judged_all_the_same(open_tmp: Path) -> None:
+    overflow = Answer(status=400, error="This model's maximum context length is 4096 tokens.")
+    async with house(open_tmp, script(FIX[1], overflow)) as home:
+        record = await home.run()
+        assert record.ended is not None
+        assert record.ended.outcome is Outcome.DELIVERED, record.ended.reason
 
 
 async def test_malformed_tool_calls_are_answered_and_the_model_may_try_again(open_tmp: Path) -> None:

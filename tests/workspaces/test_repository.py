@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import shutil
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,6 +19,7 @@ from nightcrew_workspaces.policy import BoxUser
 from nightcrew_workspaces.repository import make_depot, publish
 from nightcrew_workspaces.source import Source, SourceState, is_url, look, redacted
 from nightcrew_workspaces.user import box_user
+from nightcrew_workspaces.workspace import Workspaces
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(30)]
 
@@ -493,3 +496,30 @@ async def test_a_failure_says_what_git_said(trusted, source):
 async def test_a_machine_without_git_is_told_what_to_install(trusted):
     with pytest.raises(GitError, match="git cannot be started: install it"):
         await trusted.run("version", env={"PATH": "/nonexistent"})
+
+
+@pytest.mark.parametrize("owned", ["directory", "git only", "root's group"])
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can look at somebody else's repository")
+async def test_a_filter_of_somebody_elses_repository_never_runs_as_root(open_tmp: Path, owned: str) -> None:
+    repository, canary = open_tmp / "theirs", open_tmp / "canary"
+    run = functools.partial(subprocess.run, check=True, capture_output=True)
+    run(["git", "init", "-q", "-b", "main", str(repository)])
+    (repository / ".gitattributes").write_text("*.md filter=evil\n")
+    (repository / "x.md").write_text("x\n")
+    person = ["-c", "user.name=a", "-c", "user.email=a@example.org"]
+    run(["git", "-C", str(repository), "add", "-A"])
+    run(["git", "-C", str(repository), *person, "commit", "-qm", "x"])
+    run(["git", "-C", str(repository), "config", "filter.evil.clean", f"id -u > {canary}; cat"])
+    os.utime(repository / "x.md", (1, 1))
+    where = repository / ".git" if owned == "git only" else repository
+    run(["chown", "-R", "nobody:root" if owned == "root's group" else "nobody:nogroup", str(where)])
+    open_tmp.chmod(0o777)
+
+    run(["git", "-c", "safe.directory=*", "-C", str(repository), "status", "--porcelain"])
+    assert canary.read_text().strip() == "0", "the canary does not sing without the care"
+    canary.unlink()
+    os.utime(repository / "x.md", (1, 1))
+
+    state = await Workspaces(open_tmp / "spaces", user=box_user()).look(str(repository))
+    assert state.commit
+    assert not canary.exists()

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import pwd
 import re
 import resource
 import signal
@@ -30,6 +31,7 @@ IDENTITY = ("Nightcrew", "nightcrew@localhost")
 """Who commits, and who writes a reflog."""
 
 _MIB = 1024 * 1024
+_NOGROUP = 65534
 
 _SETTINGS = (
     "core.hooksPath=/dev/null",
@@ -79,6 +81,16 @@ class Owner:
 
     uid: int
     gid: int
+    groups: tuple[int, ...] = ()
+
+    @classmethod
+    def of(cls, uid: int, gid: int) -> Owner:
+        """The account with its own groups; a file's group says nothing about its owner's, and may be root's."""
+        try:
+            account = pwd.getpwuid(uid)
+        except KeyError:
+            return cls(uid, gid or _NOGROUP)
+        return cls(uid, account.pw_gid, tuple(os.getgrouplist(account.pw_name, account.pw_gid)))
 
 
 @dataclass(frozen=True)
@@ -123,10 +135,17 @@ class Git:
         Stays as it is where the service is not root, or where that account could not get to `path` at all.
         """
         owned = path.stat()
-        account = BoxUser("", owned.st_uid, owned.st_gid, switch=True)
-        if os.geteuid() != 0 or owned.st_uid == 0 or unreachable(path, account) is not None:
+        if os.geteuid() != 0 or owned.st_uid == 0:
             return self
-        return replace(self, owner=Owner(owned.st_uid, owned.st_gid))
+        owner = Owner.of(owned.st_uid, owned.st_gid)
+        if unreachable(path, BoxUser("", owner.uid, owner.gid, switch=True)) is not None:
+            return self
+        return replace(self, owner=owner)
+
+    @property
+    def is_root(self) -> bool:
+        """Whether commands run as root."""
+        return os.geteuid() == 0 and self.owner is None
 
     async def run(
         self,
@@ -225,7 +244,7 @@ class Git:
                 umask=0o022,
                 user=self.owner.uid if self.owner else None,
                 group=self.owner.gid if self.owner else None,
-                extra_groups=[] if self.owner else None,
+                extra_groups=list(self.owner.groups) if self.owner else None,
             )
         except OSError as error:
             hint = (

@@ -133,7 +133,7 @@ async def _look_at_path(git: Git, path: Path, base: str | None) -> SourceState:
         commit=commit,
         tree=tree,
         ref=commit if ref in {None, "HEAD"} or SHA.match(ref or "") else str(ref),
-        dirty=not facts.bare and await _is_dirty(git, path),
+        dirty=not facts.bare and await _is_dirty(git, path, facts.git_dir),
         bare=facts.bare,
         shallow=facts.shallow,
         git_dir=facts.git_dir,
@@ -182,15 +182,41 @@ async def _not_git(git: Git, path: Path) -> RepositoryError:
     return RepositoryError(f"{path} cannot be read as a git repository")
 
 
-async def _is_dirty(git: Git, path: Path) -> bool:
-    """Whether `git status` would show anything. The index is not refreshed on disk (GIT_OPTIONAL_LOCKS)."""
-    git = git.as_owner(path)  # clean filters of the repository may run here, and they are the owner's
+async def _is_dirty(git: Git, path: Path, git_dir: Path) -> bool:
+    """Whether `git status` would show anything. The index is not refreshed on disk (GIT_OPTIONAL_LOCKS).
+
+    `status` is the one command on a source that could run what its configuration names, clean filters. They are
+    switched off, and root never asks on a configuration that is somebody else's: where its owner cannot be asked
+    instead, there may be changes.
+    """
+    places = [place for place in (path, git_dir, git_dir / "config") if place.exists()]
+    foreign = {owner: place for place in places if (owner := place.stat().st_uid) != 0}
+    if os.geteuid() == 0 and foreign:
+        git = git.as_owner(next(iter(foreign.values())))
+        if len(foreign) > 1 or git.is_root:
+            return True
     arguments = ("status", "--porcelain", "-z", "--untracked-files=normal", "--ignore-submodules=dirty", "--no-renames")
     try:
-        output = await git.run_capped(*arguments, at=path, limit=1, seconds=600)
+        env = await _without_filters(git, path)
+        output = await git.run_capped(*arguments, at=path, limit=1, seconds=600, env=env)
     except GitError:
         return True  # a damaged index, say: there may be changes, and the commit can be worked on all the same
     return bool(output.data)
+
+
+async def _without_filters(git: Git, path: Path) -> dict[str, str]:
+    """Environment that switches off every filter that the configuration names."""
+    listed = await git.run("config", "-z", "--name-only", "--get-regexp", r"^filter\..*\.", at=path, ok=(0, 1))
+    names = {key.rpartition(".")[0] for key in listed.decode("utf-8", "surrogateescape").split("\0") if key}
+    settings = [
+        (f"{name}.{key}", value)
+        for name in sorted(names)
+        for key, value in (("clean", ""), ("process", ""), ("required", "false"))
+    ]
+    env = {"GIT_CONFIG_COUNT": str(len(settings))}
+    for number, (key, value) in enumerate(settings):
+        env |= {f"GIT_CONFIG_KEY_{number}": key, f"GIT_CONFIG_VALUE_{number}": value}
+    return env
 
 
 def _candidates(base: str, remote: str) -> list[str]:

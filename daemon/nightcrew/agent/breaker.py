@@ -13,6 +13,8 @@ STOP_AFTER = 6
 """And this many times: the attempt ends."""
 EMPTY_REPLIES = 3
 """Replies with neither text nor a call, one after the other, that end an attempt."""
+NUDGE = "Your reply was empty."
+"""Begins what a model hears after an empty reply."""
 HARNESS_MARK = "\n\n[harness] "
 """Stands before what the harness adds to a tool's answer."""
 
@@ -42,6 +44,8 @@ def _history(conversation: Conversation) -> list[tuple[str, str]]:
         elif body["role"] == "tool":
             answer = str(body["content"]).split(HARNESS_MARK)[0]
             history.append((signatures.get(body["tool_call_id"], ""), answer))
+        elif body["role"] == "user":
+            history.append(("", ""))  # something new was said: whoever was stuck gets his turns again
     return history
 
 
@@ -49,6 +53,8 @@ def empty_replies(conversation: Conversation) -> int:
     """How many of the model's newest messages in a row say nothing and call nothing."""
     count = 0
     for body in reversed(conversation.messages):
+        if body["role"] == "user" and not str(body.get("content")).startswith(NUDGE):
+            break
         if body["role"] != "assistant":
             continue
         if str(body.get("content") or "").strip() or body.get("tool_calls"):

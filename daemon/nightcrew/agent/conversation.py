@@ -155,9 +155,11 @@ def read_call(raw: dict[str, Any]) -> Call:
     function = raw["function"]
     try:
         arguments: Any = json.loads(function.get("arguments") or "{}")
-    except ValueError:
+    except (ValueError, RecursionError):
         arguments = None
     problem = ""
     if not isinstance(arguments, dict) or list(arguments) == ["malformed_arguments"]:  # pyright: ignore[reportUnknownArgumentType]
         arguments, problem = {}, "the arguments are not a valid JSON object; send the call again"
+    # Half a surrogate pair cannot be stored or written anywhere.
+    arguments = json.loads(json.dumps(arguments, ensure_ascii=False).encode("utf-8", "replace"))
     return Call(raw["id"], function["name"], arguments, problem)  # pyright: ignore[reportUnknownArgumentType]

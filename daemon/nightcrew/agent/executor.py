@@ -9,6 +9,7 @@ from nightcrew.agent.prompts import EXECUTOR, FINISH_STEP, clip, describe_failur
 from nightcrew.agent.toolbox import Toolbox
 from nightcrew.agent.toolloop import Refusal, Stuck, tool_loop
 from nightcrew.domain import Check
+from nightcrew.errors import ContextOverflow
 from nightcrew.events import AttemptEnded
 from nightcrew.llm.client import ModelClient
 from nightcrew_workspaces.workspace import Workspace
@@ -49,7 +50,7 @@ class Executor:
             executor_task(record.opened.context, record.request.text, self._plan, record.checks_before.results),
         )
         mark = f"Attempt {number}. "
-        if evidence and not any(str(body.get("content", "")).startswith(mark) for body in self._conversation.messages):
+        if evidence and not self._heard(mark):
             self._conversation.evidence(mark + evidence)
         claim, stuck = "", ""
         try:
@@ -62,10 +63,15 @@ class Executor:
                 max_turns=MAX_TURNS * number,
             )
             claim = str(call.arguments.get("summary", "")) if call else self._conversation.final_text()
-        except Stuck as reason:
-            stuck = str(reason)
+        except (Stuck, ContextOverflow) as reason:
+            stuck = str(reason)  # what was done until then is judged all the same
         tree = (await self._workspace.checkpoint()).tree
         self._ledger.append(AttemptEnded(number=number, claim=claim, tree=tree, stuck=stuck))
+
+    def _heard(self, mark: str) -> bool:
+        """Whether the model was told something that begins so; what it says itself does not count."""
+        said = (body for body in self._conversation.messages if body["role"] != "assistant")
+        return any(str(body.get("content", "")).startswith(mark) for body in said)
 
     async def _end_step(self, _call: Call) -> Refusal | None:
         """Check the step. None when it was the last one; else what the model is told."""

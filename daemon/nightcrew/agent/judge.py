@@ -7,7 +7,8 @@ Rules, in order:
 4. A check of the repository that failed before may still fail only when no test fails that did not fail before; it then
    confirms nothing unless fewer tests fail and more pass.
 5. A check of the plan may object, never confirm: the model wrote it.
-6. Fewer passing tests than before confirm nothing: tests were removed or no longer run.
+6. Fewer passing tests than before confirm nothing, nor do failing ones that are gone instead of passing, nor a run
+   that no longer says which tests it ran: tests were removed, skipped or hidden.
 7. At least one check of the person or the repository must confirm.
 """
 
@@ -54,7 +55,19 @@ def judge(before: Sequence[CheckResult], after: Sequence[CheckResult], *, change
         )
     if not _anything_new(was, after):
         notes.append("every check passed before the task too: they show that nothing broke, not that the task is done")
-    return Verdict(passed=True, reason="the checks pass on a clean checkout of the result", notes=tuple(notes))
+    return Verdict(passed=True, reason=_confirmation(after), notes=tuple(notes))
+
+
+def _confirmation(after: Sequence[CheckResult]) -> str:
+    still = [result for result in after if not result.ok]
+    if not still:
+        return "the checks pass on a clean checkout of the result"
+    names = ", ".join(test for result in still for test in result.failing[:5])
+    commands = ", ".join(f"`{result.check.command}`" for result in still)
+    return (
+        "on a clean checkout of the result nothing fails that did not fail before; "
+        f"{commands} still fails as before{f': {names}' if names else ''}"
+    )
 
 
 def _anything_new(was: dict[str, CheckResult], after: Sequence[CheckResult]) -> bool:
@@ -73,17 +86,31 @@ def _fault(before: CheckResult | None, after: CheckResult) -> str:
     if after.ok:
         if after.passed_tests == 0 and not (before and before.ok and before.passed_tests == 0):
             return "ran no test"
-        if _fewer_tests(before, after):
-            return _fewer(before, after)
-        return ""
+        return _lost_tests(before, after)
     if before is None or before.ok or after.check.source != "repository":
         still = " as it did before the task" if before is not None and not before.ok else ""
         return describe_failure(after) + still
+    if before.failing and not after.failing:
+        return f"{describe_failure(after)} and no longer says which tests fail"
     new = sorted(set(after.failing) - set(before.failing))
     if new:
         return f"has newly failing tests: {', '.join(new[:5])}"
     if _fewer_tests(before, after) and len(after.failing) >= len(before.failing):
         return _fewer(before, after)
+    return ""
+
+
+def _lost_tests(before: CheckResult | None, after: CheckResult) -> str:
+    """What speaks against a check that passes now: removing, skipping or hiding a failing test repairs nothing."""
+    if before is None or before.passed_tests is None:
+        return ""
+    if after.passed_tests is None:
+        return "no longer says which tests ran"
+    if _fewer_tests(before, after):
+        return _fewer(before, after)
+    if after.passed_tests < before.passed_tests + len(before.failing):
+        was = f"{before.passed_tests} passed and {len(before.failing)} failed before"
+        return f"has {after.passed_tests} passing tests where {was}: a failing test was removed, skipped or hidden"
     return ""
 
 

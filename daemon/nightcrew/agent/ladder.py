@@ -23,7 +23,7 @@ from nightcrew.domain import CheckResult, Usage
 from nightcrew.errors import ContextOverflow, EndpointRefused
 from nightcrew.events import AttemptEnded, CandidateTried
 from nightcrew.llm.client import ModelClient
-from nightcrew_workspaces.errors import FileError
+from nightcrew_workspaces.errors import FileError, WorkspaceError
 from nightcrew_workspaces.workspace import Workspace
 
 MAX_HOLES = 40
@@ -68,23 +68,34 @@ class Ladder:
 
     async def attempt(self, number: int) -> None:
         """Climb the rungs until a candidate passes, and journal the attempt's end."""
+        candidates = self.ledger.record.candidates
+        won = next((one for one in candidates if one.attempt == number and one.passed and one.tree), None)
+        if won is not None:  # a restart between the winner and the attempt's end
+            self._end(number, won)
+            return
+        before = self.ledger.record.checks_before
+        if before is None or all(result.ok for result in before.results):
+            await self._give_up(number, "no check fails, so no check could tell a repair")
+            return
         await self._read_files()
         for rung in self._rungs():
             if await self._climb(number, rung):
                 return
         tried = sum(1 for candidate in self.ledger.record.candidates if candidate.attempt == number)
+        await self._give_up(number, f"the checks confirmed none of {tried} candidates")
+
+    async def _give_up(self, number: int, why: str) -> None:
         tree = (await self.workspace.checkpoint()).tree
-        self.ledger.append(
-            AttemptEnded(number=number, claim="", tree=tree, stuck=f"the checks confirmed none of {tried} candidates")
-        )
+        self.ledger.append(AttemptEnded(number=number, claim="", tree=tree, stuck=why))
+
+    def _end(self, number: int, won: CandidateTried) -> None:
+        where = f", line {won.line}" if won.line else ""
+        claim = f"{won.rung}: a new text for {won.path}{where} makes the failing checks pass"
+        self.ledger.append(AttemptEnded(number=number, claim=claim, tree=won.tree or ""))
 
     def _rungs(self) -> list[Rung]:
-        before = self.ledger.record.checks_before
-        fails = before is not None and any(not result.ok for result in before.results)
         rungs: dict[str, Rung] = {"infill": "infill", "rewrite": "rewrite", "explain": "explain"}
-        chosen: list[Rung] = [rungs[name] for name in self.settings.dialect if name in rungs]
-        # Without a failing check there is no line to suspect, and every infill that breaks nothing would pass.
-        return chosen if fails else [rung for rung in chosen if rung != "infill"]
+        return [rungs[name] for name in self.settings.dialect if name in rungs]
 
     async def _climb(self, number: int, rung: Rung) -> bool:
         """Try a rung's candidates, from where an earlier run left off. True when one passed."""
@@ -96,29 +107,26 @@ class Ladder:
         }
         index = done
         async for candidate in makers[rung](done):
-            self.ledger.check_tokens()
             passed, note = await self._try(candidate)
             tree = (await self.workspace.checkpoint()).tree if passed else None
-            self.ledger.append(
-                CandidateTried(
-                    attempt=number,
-                    rung=rung,
-                    index=index,
-                    path=candidate.path,
-                    line=candidate.line,
-                    passed=passed,
-                    tree=tree,
-                    usage=candidate.usage,
-                    seconds=round(candidate.seconds, 3),
-                    note=note,
-                )
+            tried = CandidateTried(
+                attempt=number,
+                rung=rung,
+                index=index,
+                path=candidate.path,
+                line=candidate.line,
+                passed=passed,
+                tree=tree,
+                usage=candidate.usage,
+                seconds=round(candidate.seconds, 3),
+                note=note,
             )
+            self.ledger.append(tried)
             index += 1
-            if passed and tree is not None:
-                where = f", line {candidate.line}" if candidate.line else ""
-                claim = f"{rung}: a new text for {candidate.path}{where} makes the failing checks pass"
-                self.ledger.append(AttemptEnded(number=number, claim=claim, tree=tree))
+            if passed:
+                self._end(number, tried)
                 return True
+            self.ledger.check_tokens()
         return False
 
     async def _try(self, candidate: Candidate) -> tuple[bool, str]:
@@ -132,7 +140,7 @@ class Ladder:
         record = self.ledger.record
         assert record.opened is not None
         assert record.checks_before is not None
-        await self.toolbox.call("write_file", {"path": candidate.path, "content": text})
+        await self._write(candidate.path, text)
         after = await run_checks(
             self.workspace.box,
             record.opened.checks,
@@ -141,8 +149,14 @@ class Ladder:
         )
         verdict = judge(record.checks_before.results, after, changed=True)
         if not verdict.passed:
-            await self.toolbox.call("write_file", {"path": candidate.path, "content": self._texts[candidate.path]})
+            await self._write(candidate.path, self._texts[candidate.path])
         return verdict.passed, clip(verdict.reason, 200)
+
+    async def _write(self, path: str, text: str) -> None:
+        """Raises `WorkspaceError` when the file cannot be written: a candidate must not be judged that is not there."""
+        answer = await self.toolbox.call("write_file", {"path": path, "content": text})
+        if answer.is_error:
+            raise WorkspaceError(f"{path} could not be written: {answer.text}")
 
     async def _read_files(self) -> None:
         """The files that may be repaired: those the plan chose, then those with suspicious lines."""
@@ -168,7 +182,12 @@ class Ladder:
             asked = infill.prompt(self.settings.model, self._hint(hole.path), text, hole)
             stops = (*infill.STOPS, "\n") if hole.lines == 1 else infill.STOPS
             try:
-                completion = await self.client.complete(asked, max_tokens=infill.MAX_TOKENS, stop=stops)
+                completion = await self.client.complete(
+                    asked, max_tokens=infill.MAX_TOKENS, stop=stops, on_wait=self.ledger.waiting
+                )
+            except ContextOverflow as error:
+                yield Candidate(hole.path, None, hole.first, Usage(), 0.0, str(error))
+                continue
             except EndpointRefused as error:
                 yield Candidate(hole.path, None, hole.first, Usage(), 0.0, f"no completions here: {error}")
                 return  # a chat-only endpoint; the other rungs ask it to chat, and fail if that is refused too
@@ -196,9 +215,14 @@ class Ladder:
         task = self.ledger.record.request.text
         for path, _ in itertools.islice(self._targets(EXPLANATIONS), done, None):
             asked = rewrite.ask_why(task, path, self._texts[path], self._evidence())
-            said = await self.client.chat(
-                [message("system", rewrite.EXPLAIN_SYSTEM), message("user", asked)], max_tokens=200, temperature=0.7
-            )
+            system = message("system", rewrite.EXPLAIN_SYSTEM)
+            try:
+                said = await self.client.chat(
+                    [system, message("user", asked)], max_tokens=200, temperature=0.7, on_wait=self.ledger.waiting
+                )
+            except ContextOverflow as error:
+                yield Candidate(path, None, None, Usage(), 0.0, str(error))
+                continue
             asked = rewrite.ask_for_file(task, path, self._texts[path], self._evidence(), explanation=said.content)
             candidate = await self._rewritten(path, asked, warm=True)
             usage = _sum(said.usage, candidate.usage)
@@ -216,6 +240,7 @@ class Ladder:
                 [message("system", rewrite.SYSTEM), message("user", asked)],
                 max_tokens=max(256, len(old) // 2),
                 temperature=0.8 if warm else 0.0,
+                on_wait=self.ledger.waiting,
             )
         except ContextOverflow as error:
             return Candidate(path, None, None, Usage(), 0.0, str(error))

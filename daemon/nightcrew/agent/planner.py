@@ -14,6 +14,7 @@ from nightcrew.agent.prompts import PLANNER, WRITE_PLAN, planner_task, with_harn
 from nightcrew.agent.toolbox import Toolbox
 from nightcrew.agent.toolloop import Refusal, Stuck, tool_loop
 from nightcrew.domain import Plan, Step
+from nightcrew.errors import ContextOverflow
 from nightcrew.events import PlanWritten
 from nightcrew.llm.client import ModelClient
 from nightcrew_workspaces.workspace import Workspace
@@ -40,18 +41,29 @@ async def write_plan(
         conversation.evidence(evidence)
     try:
         call = await tool_loop(
-            conversation, toolbox, workspace, ending="write_plan", on_end=_refuse_bad_plan, max_turns=MAX_TURNS
+            conversation,
+            toolbox,
+            workspace,
+            ending="write_plan",
+            on_end=_refuse_bad_plan,
+            max_turns=MAX_TURNS * revision,
         )
         plan = _plan_of(call.arguments, revision) if call else plan_from_text(conversation.final_text(), revision)
-    except Stuck as stuck:
-        plan = Plan(revision=revision, summary=f"No plan: {stuck}.", steps=(Step(title=record.request.title),))
+    except (Stuck, ContextOverflow) as stuck:
+        plan = Plan(
+            revision=revision, summary=f"No plan: {str(stuck).rstrip('.')}.", steps=(Step(title=record.request.title),)
+        )
     ledger.append(PlanWritten(plan=plan))
     return plan
 
 
 def _evidence_given(conversation: Conversation, revision: int) -> bool:
     """Whether this revision's evidence stands in the transcript already: one for each revision after the first."""
-    given = sum(1 for body in conversation.messages[2:] if str(body.get("content", "")).startswith(EVIDENCE_MARK))
+    given = sum(
+        1
+        for body in conversation.messages[2:]
+        if body["role"] != "assistant" and str(body.get("content", "")).startswith(EVIDENCE_MARK)
+    )
     return given >= revision - 1
 
 
@@ -101,6 +113,6 @@ def plan_from_text(text: str, revision: int) -> Plan:
     for candidate in (fenced.group(1) if fenced else "", text):
         try:
             return _plan_of(json.loads(candidate), revision)
-        except (ValueError, AttributeError):
+        except (ValueError, AttributeError, RecursionError):
             continue
     return Plan(revision=revision, summary="", steps=(Step(title=text),))

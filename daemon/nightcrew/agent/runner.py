@@ -58,11 +58,21 @@ class Runner:
         async with AsyncExitStack() as stack:
             work = Work(self._config, ledger, self._workspaces, self._roster, stack)
             ended = await self._outcome(ledger, work)
-            await self._end(ledger, ended, work.workspace)
+            workspace = work.workspace or await self._left_behind(ledger, stack)
+            await self._end(ledger, ended, workspace)
         if not self._config.keep_workspaces:
             with anyio.CancelScope(shield=True):
                 await self._workspaces.remove(task)
         return ledger.record
+
+    async def _left_behind(self, ledger: Ledger, stack: AsyncExitStack) -> Workspace | None:
+        """The workspace of an earlier run, where this one ended before it opened any."""
+        if not self._workspaces.exists(ledger.record.id):
+            return None
+        try:
+            return await stack.enter_async_context(await self._workspaces.reopen(ledger.record.id))
+        except WorkspaceError:
+            return None
 
     async def _outcome(self, ledger: Ledger, work: Work) -> Ended:
         """Work within the limits, and put what stops the work for good into an outcome and a reason.

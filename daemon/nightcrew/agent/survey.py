@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from nightcrew_workspaces.box import Box
+from nightcrew_workspaces.errors import WorkspaceError
 
 MANIFESTS = ("package.json", "Cargo.toml", "go.mod", "Makefile", "pyproject.toml", "pytest.ini")
 GUIDES = ("AGENTS.md", "CONTRIBUTING.md")
@@ -41,6 +42,8 @@ class Survey:
 async def survey(box: Box) -> Survey:
     """Look at what lies in /workspace."""
     looked = await box.capture(["/bin/sh", "-c", _SCRIPT], seconds=60)
+    if looked.ended != "exited":
+        raise WorkspaceError(f"the repository could not be looked through: {looked.ended}")
     return read_survey(looked.stdout.decode(errors="replace"))
 
 

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from nightcrew.agent.outcomes import short_lines
 from nightcrew.domain import CheckResult
 from nightcrew_workspaces.box import Box
 
@@ -35,6 +36,11 @@ class Suspect:
 def source_files(files: Iterable[str]) -> list[str]:
     """The code that is not tests. Pure."""
     return sorted(path for path in files if _SOURCE.search(path) and not _TEST.search(path))
+
+
+def is_test(path: str) -> bool:
+    """Whether a path is a test's. Pure."""
+    return _TEST.search(path) is not None
 
 
 async def find_suspects(box: Box, files: Sequence[str], failing: Sequence[CheckResult]) -> list[Suspect]:
@@ -65,7 +71,8 @@ def named_lines(outputs: Iterable[str], sources: set[str]) -> list[Suspect]:
     found: dict[tuple[str, int], float] = {}
     for output in outputs:
         named = [
-            (path.removeprefix("/workspace/").removeprefix("./"), int(line)) for path, line in _NAMED.findall(output)
+            (path.removeprefix("/workspace/").removeprefix("./"), int(line))
+            for path, line in _NAMED.findall(short_lines(output))
         ]
         for position, key in enumerate(named, 1):
             if key[0] in sources:

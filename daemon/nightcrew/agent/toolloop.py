@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
-from nightcrew.agent.breaker import EMPTY_REPLIES, HARNESS_MARK, STOP_AFTER, WARN_AFTER, empty_replies, repeats
+from nightcrew.agent.breaker import EMPTY_REPLIES, HARNESS_MARK, NUDGE, STOP_AFTER, WARN_AFTER, empty_replies, repeats
 from nightcrew.agent.conversation import Call, Conversation
 from nightcrew.agent.toolbox import Toolbox
 from nightcrew_workspaces.workspace import Workspace
@@ -58,7 +58,7 @@ async def tool_loop(
         else:
             if empty_replies(conversation) >= EMPTY_REPLIES:
                 raise Stuck(f"the model gave {EMPTY_REPLIES} empty replies, one after the other")
-            conversation.add("user", f"Your reply was empty. Go on with a tool call, or call {ending}.")
+            conversation.add("user", f"{NUDGE} Go on with a tool call, or call {ending}.")
 
 
 async def _run_next(

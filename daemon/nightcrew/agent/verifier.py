@@ -10,6 +10,7 @@ from nightcrew.agent.conversation import Conversation
 from nightcrew.agent.judge import judge
 from nightcrew.agent.ledger import Ledger
 from nightcrew.agent.prompts import VERIFIER, clip
+from nightcrew.agent.suspects import is_test
 from nightcrew.domain import Check, Verdict
 from nightcrew.errors import ContextOverflow, EndpointRefused
 from nightcrew.events import ChecksRan, VerdictReached
@@ -61,15 +62,53 @@ async def verify(
         _conclude(ledger, attempt, "", judge(record.checks_before.results, (), changed=False))
         return None
     commit = harvest.commit
-    if attempt not in record.checks_after:
+    ran = record.checks_after.get(attempt)
+    if ran is None or ran.commit != commit:
         async with workspace.clean_room(commit) as box:
             results = await run_checks(box, _checks(ledger), setup=record.request.setup, seconds=seconds)
         ledger.append(ChecksRan(phase="after", attempt=attempt, commit=commit, results=results))
     verdict = judge(record.checks_before.results, record.checks_after[attempt].results, changed=True)
+    if verdict.passed:
+        verdict = await _with_the_tests_as_they_were(ledger, workspace, harvest, verdict, seconds=seconds)
     if verdict.passed and judge_client is not None:
         verdict = await _ask(ledger, judge_client, attempt, harvest.patch, verdict)
     _conclude(ledger, attempt, commit, verdict)
     return harvest
+
+
+async def _with_the_tests_as_they_were(
+    ledger: Ledger, workspace: Workspace, harvest: Harvest, verdict: Verdict, *, seconds: float
+) -> Verdict:
+    """A failing test is not repaired by rewriting it: what failed before is run again with the old tests put back.
+
+    Only where the result changes or removes tests, and only for checks that failed before with failing tests named.
+    """
+    before = ledger.record.checks_before
+    assert before is not None
+    failed = [result for result in before.results if not result.ok and result.failing]
+    touched = [file.old_path or file.path for file in harvest.files if file.status != "A"]
+    tests = [path for path in touched if is_test(path)]
+    if not failed or not tests:
+        return verdict
+    async with workspace.clean_room(harvest.commit) as box:
+        put_back = ["git", "checkout", "--quiet", workspace.base_commit, "--", *(f":(literal){path}" for path in tests)]
+        restored = await box.run(put_back)
+        checks = [result.check for result in failed]
+        again = await run_checks(box, checks, setup=ledger.record.request.setup, seconds=seconds)
+    was = {result.check.command: set(result.failing) for result in failed}
+    still = [
+        result for result in again if not result.ok and was.get(result.check.command, set()) <= set(result.failing)
+    ]
+    if restored.exit_code == 0 and not still:
+        return verdict
+    reason = f"the failing tests pass only because tests were changed ({', '.join(tests[:5])})"
+    evidence = "\n\n".join(clip(result.output, 3000) for result in still)
+    return Verdict(
+        passed=False,
+        reason=reason,
+        evidence=f"{reason}. With the tests as they were:\n{evidence}\nPut the tests back and repair the code.",
+        notes=verdict.notes,
+    )
 
 
 async def _take_out(ledger: Ledger, workspace: Workspace) -> Harvest | None:
@@ -122,7 +161,7 @@ async def _ask(ledger: Ledger, client: ModelClient, attempt: int, patch: str, ve
         if conversation.is_models_turn:
             await conversation.ask(response_format=_ANSWER)
         opinion: object = json.loads(_json_part(conversation.final_text()))
-    except (ValueError, EndpointRefused, ContextOverflow) as error:
+    except (ValueError, RecursionError, EndpointRefused, ContextOverflow) as error:
         return verdict.model_copy(update={"notes": (*verdict.notes, f"the verifier gave no usable opinion: {error}")})
     if not isinstance(opinion, dict) or opinion.get("passes") is not False:  # pyright: ignore[reportUnknownMemberType]
         return verdict

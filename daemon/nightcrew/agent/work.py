@@ -9,6 +9,8 @@ import re
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 
+import anyio
+
 from nightcrew.agent.checks import find_checks
 from nightcrew.agent.chooser import choose_plan
 from nightcrew.agent.context import repository_context
@@ -16,7 +18,7 @@ from nightcrew.agent.executor import Executor
 from nightcrew.agent.ladder import Ladder
 from nightcrew.agent.ledger import Ledger
 from nightcrew.agent.planner import EVIDENCE_MARK, write_plan
-from nightcrew.agent.roster import Roster
+from nightcrew.agent.roster import NoEndpoint, Roster
 from nightcrew.agent.survey import survey
 from nightcrew.agent.suspects import Suspect, find_suspects
 from nightcrew.agent.toolbox import open_toolbox
@@ -28,6 +30,7 @@ from nightcrew.events import AttemptStarted, Delivered, WorkspaceOpened
 from nightcrew.llm.client import ModelClient
 from nightcrew_tools.contract import Outcome
 from nightcrew_tools.grants import EXECUTOR, PLANNER
+from nightcrew_workspaces.errors import WorkspaceError
 from nightcrew_workspaces.harvest import Harvest
 from nightcrew_workspaces.workspace import Workspace, Workspaces
 
@@ -35,6 +38,8 @@ ATTEMPTS_PER_PLAN = 2
 """Then the planner writes a new revision."""
 SMALL_CHECK_SECONDS = 60.0
 """Longest time of one check for a small crew."""
+DELIVER_SECONDS = 900.0
+"""Neither a limit nor a cancel may fall between the branch and the word of it in the journal."""
 _SLUG = re.compile(r"[^a-z0-9]+")
 
 
@@ -70,6 +75,10 @@ class Work:
     async def to_its_end(self) -> Ended:
         """Do what is missing until there is a result. Raises what stops the work."""
         crew = await self._roster.crew(self._ledger.record.request.crew)
+        opened = self._ledger.record.opened
+        if opened is not None and opened.crew != crew.name:
+            began = ", ".join(sorted(set(opened.models.values())))
+            raise NoEndpoint(f"the task began with the crew {opened.crew!r} ({began}), which does not answer now")
         workspace = await self._open_workspace()
         await self._look_around(workspace, crew)
         if self._ledger.record.checks_before is None:
@@ -78,7 +87,9 @@ class Work:
             number = len(self._ledger.record.attempts)
             verdict = self._ledger.record.verdicts.get(number)
             if verdict is not None and verdict.verdict.passed:
-                return await self._deliver(workspace, number)
+                with anyio.move_on_after(DELIVER_SECONDS, shield=True):
+                    return await self._deliver(workspace, number)
+                raise WorkspaceError(f"the result could not be delivered within {DELIVER_SECONDS:.0f} s")
             if verdict is not None and self._is_over(crew, number):
                 return Ended(Outcome.UNVERIFIED, verdict.verdict.reason)
             await self._attempt(crew, workspace, number)
@@ -206,4 +217,4 @@ class Work:
 def branch_name(task: str, title: str) -> str:
     """`nightcrew/<id>-<slug>`, at most 60 characters of slug. Pure."""
     slug = _SLUG.sub("-", title.lower()).strip("-")[:60].strip("-")
-    return f"nightcrew/{task}-{slug}" if slug else f"nightcrew/{task}"
+    return f"nightcrew/{task}-{slug or 'task'}"

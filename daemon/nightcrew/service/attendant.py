@@ -94,7 +94,11 @@ class Attendant:
 
     def _wait(self, task: str, reason: str) -> None:
         record = self._journal.record(task)
-        self._journal.append(task, record.seq + 1, Waiting(reason=reason))
+        try:
+            self._journal.append(task, record.seq + 1, Waiting(reason=reason))
+        except Stale:
+            log.info("task %s was taken over", task)
+            return
         self._journal.release(task, self._name)
 
 

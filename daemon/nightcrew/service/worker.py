@@ -80,7 +80,7 @@ class CrewWorker:
                         patch = await workspace.diff()
                     if not self._config.keep_workspaces:
                         await self._workspaces.remove(task)
-            except WorkspaceError as error:
+            except (WorkspaceError, OSError) as error:
                 log.warning("task %s: what it had done cannot be shown: %s", task, error)
         return patch
 
@@ -91,7 +91,7 @@ async def _tidy(journal: Journal, workspaces: Workspaces) -> None:
         if workspaces.exists(view.id):
             try:
                 await workspaces.remove(view.id)
-            except WorkspaceError as error:
+            except (WorkspaceError, OSError) as error:
                 log.warning("task %s: its clone cannot be removed: %s", view.id, error)
     if not journal.tasks([TaskState.RUNNING]):  # else another process may be in the middle of making one
         await workspaces.sweep()
