@@ -89,6 +89,22 @@ async def test_a_failed_attempt_goes_back_as_evidence_in_the_same_conversation(o
         assert "nothing was changed" in evidence["content"]
 
 
+async def test_the_branch_has_no_commit_of_an_attempt_that_was_rejected(open_tmp: Path) -> None:
+    wrong = (
+        call("edit_file", path="stats.py", old="(len(values) - 1)", new="(len(values) - 2)"),
+        call("finish_step", summary="All fixed, truly."),
+        call("edit_file", path="stats.py", old="(len(values) - 2)", new="len(values)"),
+        call("finish_step", summary="Fixed now."),
+    )
+    async with house(open_tmp, script(*wrong)) as home:
+        record = await home.run()
+        assert record.ended is not None
+        assert record.ended.outcome is Outcome.DELIVERED, record.ended.reason
+        log = git(home.repository, "log", "--format=%s %b", f"main..{home.branches()[0]}")
+        assert "Fixed now." in log
+        assert "truly" not in log
+
+
 async def test_after_two_attempts_on_a_plan_the_planner_writes_a_new_one(open_tmp: Path) -> None:
     def answers(request: dict) -> Answer:
         text = json.dumps(request["messages"])

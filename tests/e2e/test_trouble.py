@@ -12,6 +12,7 @@ from fakes.house import ACTING, FIX, PLANNING, call, house, plan, script
 from fakes.scripted_server import Answer, Rule, Script
 from nightcrew.agent.breaker import EMPTY_REPLIES, STOP_AFTER
 from nightcrew.errors import EndpointDown
+from nightcrew.service.worker import open_worker
 from nightcrew_tools.contract import Outcome
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(60)]
@@ -163,6 +164,23 @@ async def test_cancelling_ends_the_task_and_frees_the_models_slot(open_tmp: Path
         assert record.ended is not None
         assert record.ended.outcome is Outcome.CANCELLED
         await home.server.until(lambda: home.server.requests[-1].disconnected is not None)
+
+
+async def test_a_task_cancelled_while_it_waits_to_be_continued_leaves_its_patch(open_tmp: Path) -> None:
+    async with house(open_tmp, script(FIX[1], Answer(fault="hang"))) as home:
+        task = home.submit()
+        async with anyio.create_task_group() as group:
+            group.start_soon(home.runner.run, task)
+            await home.server.until(lambda: len(home.server.requests) == 3)
+            group.cancel_scope.cancel()
+        home.journal.release(task, "test")
+        home.journal.request_cancel(task)
+        async with open_worker(home.config, home.journal, lambda _: None):
+            record = home.journal.record(task)
+            assert record.ended is not None
+            assert record.ended.outcome is Outcome.CANCELLED
+            assert "+    return total / len(values)" in home.patch(record)
+            assert "Cancelled" in home.report(record)
 
 
 async def test_a_commit_that_may_not_leave_the_box_does_not_spoil_a_good_result(open_tmp: Path) -> None:

@@ -116,12 +116,16 @@ async def _take_out(ledger: Ledger, workspace: Workspace) -> Harvest | None:
 
     What is wrong may stand only in a commit that the model made on its way: then one commit of the result is tried.
     """
-    commit = await workspace.commit(_commit_message(ledger))
+    # The commit of an attempt that was rejected has no place in what is delivered.
+    rejected = any(reached.commit for reached in ledger.record.verdicts.values())
+    commit = await workspace.commit(_commit_message(ledger), squash=rejected)
     if commit is None:
         return None
     try:
         return await workspace.harvest(commit)
     except HarvestRefused:
+        if rejected:
+            raise
         squashed = await workspace.commit(_commit_message(ledger), squash=True)
         if squashed in (None, commit):
             raise

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from datetime import UTC, datetime
 from typing import Protocol
@@ -11,7 +11,7 @@ from typing import Protocol
 from nightcrew.config import Config
 from nightcrew.delivery import as_ended, write_results
 from nightcrew.errors import EndpointDown, NightcrewError, Stale
-from nightcrew.events import TaskEnded, Waiting
+from nightcrew.events import Recorded, TaskClaimed, TaskEnded, Waiting
 from nightcrew.groups import unwrapped
 from nightcrew.journal import Journal
 from nightcrew.journal.fold import TaskRecord
@@ -60,7 +60,7 @@ class Attendant:
             cause = unwrapped(error)
             if isinstance(cause, Stale):
                 log.info("task %s was taken over", task)
-            elif isinstance(cause, EndpointDown) and may_wait and _may_wait(record):
+            elif isinstance(cause, EndpointDown) and may_wait and _may_wait(record, self._journal.read(task)):
                 self._wait(task, str(cause))
             else:
                 await self._give_up(task, cause)
@@ -102,7 +102,18 @@ class Attendant:
         self._journal.release(task, self._name)
 
 
-def _may_wait(record: TaskRecord) -> bool:
-    """Whether a task that began when it did may go on waiting for an endpoint."""
-    began = datetime.fromisoformat(record.started_at or record.submitted_at)
-    return (datetime.now(UTC) - began).total_seconds() < record.request.limits.minutes * 60
+def _may_wait(record: TaskRecord, events: Sequence[Recorded]) -> bool:
+    """Whether a task may go on waiting for an endpoint: as long as it may work, counted from where the wait began.
+
+    Not from the task's own beginning: a machine that was off for a night has not used up anything.
+    """
+    since: str | None = None
+    for recorded in reversed(events):
+        if isinstance(recorded.event, Waiting):
+            since = recorded.at
+        elif not isinstance(recorded.event, TaskClaimed):
+            break
+    if since is None:
+        return True
+    waited = (datetime.now(UTC) - datetime.fromisoformat(since)).total_seconds()
+    return waited < record.request.limits.minutes * 60

@@ -11,6 +11,7 @@ import anyio
 from nightcrew.agent.roster import Roster
 from nightcrew.agent.runner import Runner
 from nightcrew.config import Config, environment
+from nightcrew.delivery import result_paths, write_results
 from nightcrew.journal import Journal
 from nightcrew.journal.fold import TaskRecord
 from nightcrew.service.attendant import Say
@@ -54,7 +55,7 @@ async def open_worker(config: Config, journal: Journal, say: Say) -> AsyncGenera
     await self_test(config.box.user)
     workspaces = make_workspaces(config)
     if not config.keep_workspaces:
-        await _tidy(journal, workspaces)
+        await _tidy(config, journal, workspaces)
     async with Roster(config, environment(), say=_once(say)) as roster:
         runner = Runner(config=config, journal=journal, workspaces=workspaces, roster=roster)
         yield CrewWorker(config, workspaces, runner)
@@ -72,27 +73,34 @@ class CrewWorker:
         return await self._runner.run(task)
 
     async def leave(self, task: str) -> str:
-        patch = ""
-        with anyio.move_on_after(LEAVE_SECONDS, shield=True):
-            try:
-                if self._workspaces.exists(task):
-                    async with await self._workspaces.reopen(task) as workspace:
-                        patch = await workspace.diff()
-                    if not self._config.keep_workspaces:
-                        await self._workspaces.remove(task)
-            except (WorkspaceError, OSError) as error:
-                log.warning("task %s: what it had done cannot be shown: %s", task, error)
-        return patch
+        return await _leave(self._config, self._workspaces, task)
 
 
-async def _tidy(journal: Journal, workspaces: Workspaces) -> None:
-    """Remove the clones of tasks that ended while nobody was there, and what killed processes left by half."""
+async def _leave(config: Config, workspaces: Workspaces, task: str) -> str:
+    """Give up a task's clone, unless clones are kept; the patch of what had been done in it."""
+    patch = ""
+    with anyio.move_on_after(LEAVE_SECONDS, shield=True):
+        try:
+            if workspaces.exists(task):
+                async with await workspaces.reopen(task) as workspace:
+                    patch = await workspace.diff()
+                if not config.keep_workspaces:
+                    await workspaces.remove(task)
+        except (WorkspaceError, OSError) as error:
+            log.warning("task %s: what it had done cannot be shown, or its clone not removed: %s", task, error)
+    return patch
+
+
+async def _tidy(config: Config, journal: Journal, workspaces: Workspaces) -> None:
+    """Give up the clones of tasks that ended while nobody was there, and what killed processes left by half.
+
+    A task that was cancelled while it waited to be continued gets its report now, with what it had done.
+    """
     for view in journal.tasks([TaskState.ENDED], limit=1000):
         if workspaces.exists(view.id):
-            try:
-                await workspaces.remove(view.id)
-            except (WorkspaceError, OSError) as error:
-                log.warning("task %s: its clone cannot be removed: %s", view.id, error)
+            patch = await _leave(config, workspaces, view.id)
+            if not result_paths(config.outbox, view.name).markdown.exists():
+                write_results(config.outbox, journal.record(view.id), patch)
     if not journal.tasks([TaskState.RUNNING]):  # else another process may be in the middle of making one
         await workspaces.sweep()
 
