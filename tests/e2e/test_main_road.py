@@ -266,6 +266,25 @@ async def test_a_model_without_tools_repairs_by_filling_in_the_suspicious_line(o
         assert git(home.repository, "show", f"{home.branches()[0]}:stats.py") == FIXED
 
 
+async def test_a_ladder_does_not_stop_at_half_a_repair(open_tmp: Path) -> None:
+    both = BUGGY.replace("return max(values)", "return min(values)")
+    half, whole = both.replace("(len(values) - 1)", "len(values)"), FIXED
+    answers = Script(
+        (
+            Rule("You choose which file", (Answer(text='{"file": "stats.py", "problem": "two bugs"}'),)),
+            Rule("You find bugs", (Answer(text="Both are wrong."),)),
+            Rule("You fix bugs", (Answer(text=f"```python\n{whole}```"),), has="Both are wrong."),
+            Rule("You fix bugs", (Answer(text=f"```python\n{half}```"),)),
+        )
+    )
+    files = {"stats.py": both, "test_stats.py": TESTS}
+    async with house(open_tmp, answers, dialect=("rewrite", "explain"), files=files) as home:
+        record = await home.run()
+        assert record.ended is not None
+        assert record.ended.outcome is Outcome.DELIVERED, record.ended.reason
+        assert git(home.repository, "show", f"{home.branches()[0]}:stats.py") == FIXED
+
+
 async def test_a_ladder_that_finds_nothing_ends_honestly_and_leaves_the_file_alone(open_tmp: Path) -> None:
     answers = Script(
         (

@@ -148,9 +148,11 @@ class Ladder:
             seconds=candidate_seconds(record.checks_before.results, self.seconds),
         )
         verdict = judge(record.checks_before.results, after, changed=True)
-        if not verdict.passed:
+        # Half a repair would end the ladder: while there are candidates left, all that failed has to pass.
+        passed = verdict.passed and all(result.ok for result in after)
+        if not passed:
             await self._write(candidate.path, self._texts[candidate.path])
-        return verdict.passed, clip(verdict.reason, 200)
+        return passed, clip(verdict.reason, 200)
 
     async def _write(self, path: str, text: str) -> None:
         """Raises `WorkspaceError` when the file cannot be written: a candidate must not be judged that is not there."""

@@ -199,7 +199,7 @@ def conclude(config: Config, record: TaskRecord, patch: str, repository: Path, *
     reason = one_line(record.ended.reason, 300) if record.ended else ""
     small = record.opened is not None and record.opened.crew == "embedded"
     if verified(record):
-        tell("Delivered and verified: what failed before passes now, on a clean checkout of the branch.")
+        tell(f"Delivered and verified: {reason}.")
         if small:
             tell("A small model found it by trying until the checks passed, so read the diff before you merge it.")
     else:
