@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 import signal
@@ -520,6 +521,7 @@ def test_without_ripgrep_the_same_is_found(project, monkeypatch, git):
 
 async def test_the_helper_starts_at_the_first_request_and_ends_when_closed(workspace):
     put(workspace, a_txt=b"a")
+    gc.collect()  # what earlier tests left to the collector must not close meanwhile
     before = sorted(os.listdir("/proc/self/fd"))
     helper = Files(make_box(workspace))
     assert sorted(os.listdir("/proc/self/fd")) == before
