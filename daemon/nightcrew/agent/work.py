@@ -65,6 +65,7 @@ class Work:
         self._stack = stack
         self._clients: dict[str, ModelClient] = {}
         self._harvests: dict[int, Harvest] = {}
+        self._suspected: tuple[tuple[str, ...], list[Suspect]] | None = None
         self.workspace: Workspace | None = None
 
     def _seconds(self, crew: Crew) -> float:
@@ -190,9 +191,11 @@ class Work:
     async def _suspects(self, workspace: Workspace) -> tuple[tuple[str, ...], list[Suspect]]:
         before = self._ledger.record.checks_before
         assert before is not None
-        files = (await survey(workspace.box)).files
-        failing = [result for result in before.results if not result.ok]
-        return files, await find_suspects(workspace.box, files, failing)
+        if self._suspected is None:  # traced once: planner and ladder look at the same tree
+            files = (await survey(workspace.box)).files
+            failing = [result for result in before.results if not result.ok]
+            self._suspected = files, await find_suspects(workspace.box, files, failing)
+        return self._suspected
 
     async def _client(self, name: str, role: Role) -> ModelClient:
         if name not in self._clients:
