@@ -12,21 +12,14 @@ import json
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
-from typing import Annotated, Any, Protocol, TypeVar, cast, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Protocol, TypeVar, get_args, get_origin, get_type_hints
 
+from nightcrew_tools.kinds import Kind, kind_of
 from nightcrew_tools.output import ToolError
+from nightcrew_tools.reply import Reply, facts_schema
 
-Handler = Callable[..., Awaitable[str]]
+Handler = Callable[..., Awaitable[str | Reply]]
 H = TypeVar("H", bound=Handler)
-
-_KINDS: dict[object, tuple[dict[str, Any], str]] = {
-    str: ({"type": "string"}, "text"),
-    int: ({"type": "integer"}, "a whole number"),
-    float: ({"type": "number"}, "a number"),
-    bool: ({"type": "boolean"}, "true or false"),
-    list[str]: ({"items": {"type": "string"}, "type": "array"}, "a list of texts"),
-}
-"""Parameter types: JSON schema, and words for the error."""
 
 
 class Described(Protocol):
@@ -45,14 +38,14 @@ class Parameter:
     """One argument of a tool."""
 
     name: str
-    kind: object
+    kind: Kind
     required: bool
     description: str = ""
 
     @property
     def schema(self) -> dict[str, Any]:
         described = {"description": self.description} if self.description else {}
-        return described | _KINDS[self.kind][0]
+        return described | self.kind.schema
 
 
 @dataclass(frozen=True)
@@ -65,6 +58,14 @@ class ToolSpec:
     writes: bool
     destructive: bool
     idempotent: bool
+    open_world: bool = False
+    facts: type | None = None
+    """Dataclass of what its replies say to programs; None for a tool that answers with text alone."""
+
+    @property
+    def facts_schema(self) -> dict[str, Any] | None:
+        """JSON schema of `facts`."""
+        return None if self.facts is None else facts_schema(self.facts)
 
     @property
     def schema(self) -> dict[str, Any]:
@@ -92,10 +93,9 @@ class ToolSpec:
         for parameter in self.parameters:
             value = arguments.get(parameter.name)
             if value is not None and (parameter.required or value != ""):
-                checked[parameter.name] = _convert(parameter, value)
+                checked[parameter.name] = parameter.kind.convert(parameter.name, value)
             elif parameter.required:
-                words = _KINDS[parameter.kind][1]
-                raise ToolError("missing_argument", f"{self.name} needs {parameter.name!r} ({words})")
+                raise ToolError("missing_argument", f"{self.name} needs {parameter.name!r} ({parameter.kind.words})")
         return checked
 
     def _unknown(self, name: str, known: list[str]) -> str:
@@ -105,11 +105,18 @@ class ToolSpec:
 
 
 def tool(
-    description: str, *, writes: bool = False, destructive: bool = False, idempotent: bool = False
+    description: str,
+    *,
+    writes: bool = False,
+    destructive: bool = False,
+    idempotent: bool = False,
+    open_world: bool = False,
+    facts: type | None = None,
 ) -> Callable[[H], H]:
     """Declare an async method to be a tool; parameters may carry a description as `Annotated[str, "…"]`.
 
     `destructive`: it may throw away what was there before. `idempotent`: a second call changes nothing more.
+    `open_world`: it reaches beyond this machine. `facts`: the frozen dataclass that every `Reply` of it carries.
     """
 
     def declare(function: H) -> H:
@@ -119,7 +126,7 @@ def tool(
             for name, parameter in inspect.signature(function).parameters.items()
             if name != "self"
         )
-        spec = ToolSpec(function.__name__, description, parameters, writes, destructive, idempotent)
+        spec = ToolSpec(function.__name__, description, parameters, writes, destructive, idempotent, open_world, facts)
         function.__tool__ = spec  # type: ignore[attr-defined]
         return function
 
@@ -154,38 +161,7 @@ def _parameter(name: str, hint: object, *, required: bool) -> Parameter:
     description = ""
     if get_origin(hint) is Annotated:
         hint, description = get_args(hint)[:2]
-    kinds = [kind for kind in (get_args(hint) if type(None) in get_args(hint) else (hint,)) if kind is not type(None)]
-    if len(kinds) != 1 or kinds[0] not in _KINDS:
+    hints = [one for one in (get_args(hint) if type(None) in get_args(hint) else (hint,)) if one is not type(None)]
+    if len(hints) != 1 or (kind := kind_of(hints[0])) is None:
         raise TypeError(f"tool parameter {name}: {hint} is none of the types that a tool may take")
-    return Parameter(name, kinds[0], required, description)
-
-
-def _convert(parameter: Parameter, value: Any) -> Any:
-    kind, words = parameter.kind, _KINDS[parameter.kind][1]
-    if kind is str and isinstance(value, str):
-        return _clean(parameter.name, value)
-    if kind == list[str] and isinstance(value, list):
-        items = cast("list[object]", value)
-        if all(isinstance(item, str) for item in items):
-            return [_clean(parameter.name, str(item)) for item in items]
-    if kind is bool and (isinstance(value, bool) or value in ("true", "false")):
-        return value in (True, "true")
-    if kind in (int, float) and not isinstance(value, bool) and isinstance(value, int | float | str):
-        try:
-            number = float(value)
-        except (ValueError, OverflowError):
-            number = float("nan")
-        if kind is int and number.is_integer():
-            return int(number)
-        if kind is float and abs(number) < float("inf"):
-            return number
-    shown = json.dumps(value, ensure_ascii=True, default=str)
-    shown = shown if len(shown) <= 40 else shown[:40] + "…"
-    raise ToolError("bad_argument", f"{parameter.name} must be {words}, not {shown}")
-
-
-def _clean(name: str, value: str) -> str:
-    """No text with NUL or half a surrogate pair: neither a file nor a command line can carry it."""
-    if "\0" in value or any("\ud800" <= character <= "\udfff" for character in value):
-        raise ToolError("bad_argument", f"{name} holds a character that is not text (NUL or a lone surrogate)")
-    return value
+    return Parameter(name, kind, required, description)

@@ -1,11 +1,13 @@
 """The MCP server over one workspace: granted tools in a fixed order, nothing else.
 
-The crew calls it through an in-process client, outside clients through stdio or HTTP. A tool answers with one text and
-no structured content, so nothing is sent twice; a failure is an `is_error` result whose text begins `error[code]:`.
+The crew calls it through an in-process client, outside clients through stdio or HTTP. A tool answers with one text, and
+with `structured` with small typed facts beside it, so nothing is sent twice; a failure is an `is_error` result whose
+text begins `error[code]:`.
 """
 
 from __future__ import annotations
 
+import base64
 import logging
 from difflib import get_close_matches
 from functools import cache
@@ -16,7 +18,16 @@ from mcp.server import MCPServer
 from mcp.server.mcpserver import Context
 from mcp.server.mcpserver.tools import Tool
 from mcp.server.mcpserver.utilities.func_metadata import ArgModelBase, FuncMetadata
-from mcp_types import CallToolResult, InputRequiredResult, TextContent, ToolAnnotations
+from mcp_types import (
+    BlobResourceContents,
+    CallToolResult,
+    ContentBlock,
+    EmbeddedResource,
+    ImageContent,
+    InputRequiredResult,
+    TextContent,
+    ToolAnnotations,
+)
 
 from nightcrew_tools.contract import TaskGateway
 from nightcrew_tools.files import FileTools
@@ -24,12 +35,10 @@ from nightcrew_tools.git import GitTools
 from nightcrew_tools.grants import TOOLS, Grants
 from nightcrew_tools.output import ToolError, as_tool_error, bounded
 from nightcrew_tools.ports import OnOutput, WorkspacePort
+from nightcrew_tools.reply import Media, Reply, facts_value
 from nightcrew_tools.schema import Handler, ToolSpec, tools_of
 from nightcrew_tools.shell import ShellTools
 from nightcrew_tools.tasks import TaskTools
-
-# Our schemas and checks are our own; the SDK only wants to see that there is an argument model.
-_UNCHECKED = FuncMetadata(arg_model=ArgModelBase)
 
 
 class GrantedTool(Tool):
@@ -39,15 +48,17 @@ class GrantedTool(Tool):
     """
 
     spec: ToolSpec
+    structured: bool
 
     async def run(
         self, arguments: dict[str, Any], context: Context[Any, Any], convert_result: bool = False
     ) -> CallToolResult:
         del context, convert_result
         try:
-            return _answer(await self.fn(**self.spec.check(arguments)))
+            reply = await self.fn(**self.spec.check(arguments))
+            return _result(Reply(reply) if isinstance(reply, str) else reply, structured=self.structured)
         except Exception as error:  # noqa: BLE001 - the outer edge of a call: whatever happens, the model gets a sentence
-            return _answer(str(as_tool_error(self.name, error)), is_error=True)
+            return _failure(as_tool_error(self.name, error))
 
 
 class ToolServer(MCPServer[Any]):
@@ -62,7 +73,7 @@ class ToolServer(MCPServer[Any]):
         close = get_close_matches(name, names, n=1)
         hint = f" (did you mean {close[0]!r}?)" if close else ""
         sentence = f"there is no tool {name[:80]!r}{hint}; there are {', '.join(names)}"
-        return _answer(str(ToolError("unknown_tool", sentence)), is_error=True)
+        return _failure(ToolError("unknown_tool", sentence))
 
 
 def build_server(
@@ -71,10 +82,12 @@ def build_server(
     workspace: WorkspacePort | None = None,
     gateway: TaskGateway | None = None,
     on_output: OnOutput | None = None,
+    structured: bool = False,
 ) -> MCPServer[Any]:
     """A server with the tools that `grants` permits over `workspace` and `gateway`, in the order of `grants.TOOLS`.
 
-    `on_output` is given the output of commands while they run. Raises `ValueError` when a tool is granted that needs a
+    `on_output` is given the output of commands while they run. `structured` adds output schemas and facts: for
+    programs; a crew's prompt has no use for them. Raises `ValueError` when a tool is granted that needs a
     workspace and there is none.
     """
     declared: dict[str, tuple[ToolSpec, Handler]] = {}
@@ -86,7 +99,8 @@ def build_server(
     for family in families:
         declared |= {spec.name: (spec, handler) for spec, handler in tools_of(family)}
     granted = [declared[name] for name in TOOLS if name in declared]
-    tools = [_tool(spec, handler) for spec, handler in granted if grants.permit(spec.name, writes=spec.writes)]
+    permitted = [(spec, handler) for spec, handler in granted if grants.permit(spec.name, writes=spec.writes)]
+    tools = [_tool(spec, handler, structured=structured) for spec, handler in permitted]
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
     try:
@@ -97,28 +111,46 @@ def build_server(
         root.setLevel(level)
 
 
-def _tool(spec: ToolSpec, handler: Handler) -> Tool:
+def _tool(spec: ToolSpec, handler: Handler, *, structured: bool) -> Tool:
     return GrantedTool(
         fn=handler,
         name=spec.name,
         title=None,
         description=spec.description,
         parameters=spec.schema,
-        fn_metadata=_UNCHECKED,
+        # Our schemas and checks are our own; the SDK only wants to see that there is an argument model.
+        fn_metadata=FuncMetadata(arg_model=ArgModelBase, output_schema=spec.facts_schema if structured else None),
         is_async=True,
         context_kwarg=None,
         annotations=ToolAnnotations(
             read_only_hint=not spec.writes,
             destructive_hint=spec.destructive,
             idempotent_hint=spec.idempotent or not spec.writes,
-            open_world_hint=False,
+            open_world_hint=spec.open_world,
         ),
         spec=spec,
+        structured=structured and spec.facts is not None,
     )
 
 
-def _answer(text: str, *, is_error: bool = False) -> CallToolResult:
-    return CallToolResult(content=[TextContent(type="text", text=bounded(text))], is_error=is_error)
+def _result(reply: Reply, *, structured: bool) -> CallToolResult:
+    content: list[ContentBlock] = [TextContent(type="text", text=bounded(reply.text))]
+    content += [_block(media) for media in reply.media]
+    if not structured:
+        return CallToolResult(content=content)
+    return CallToolResult(content=content, structured_content=facts_value(reply.facts))
+
+
+def _block(media: Media) -> ContentBlock:
+    data = base64.b64encode(media.data).decode("ascii")
+    if media.is_image:
+        return ImageContent(type="image", data=data, mime_type=media.mime_type)
+    resource = BlobResourceContents(uri=media.uri, mime_type=media.mime_type, blob=data)
+    return EmbeddedResource(type="resource", resource=resource)
+
+
+def _failure(error: ToolError) -> CallToolResult:
+    return CallToolResult(content=[TextContent(type="text", text=bounded(str(error)))], is_error=True)
 
 
 @cache
