@@ -38,9 +38,14 @@ _SETTINGS = (
     "core.fsmonitor=false",
     "core.untrackedCache=false",
     "core.attributesFile=/dev/null",
+    "core.alternateRefsCommand=:",
+    "core.askPass=/bin/false",
     "core.pager=cat",
     "diff.external=",
     "credential.helper=",
+    "protocol.allow=never",
+    "protocol.file.allow=always",
+    "transfer.fsckObjects=true",
     "submodule.recurse=false",
     "gc.auto=0",
     "maintenance.auto=false",
@@ -57,6 +62,7 @@ _ENVIRONMENT = {
     "GIT_OPTIONAL_LOCKS": "0",
     "GIT_NO_LAZY_FETCH": "1",
     "GIT_NO_REPLACE_OBJECTS": "1",
+    "GIT_GRAFT_FILE": "/nonexistent/grafts",
     "GIT_EDITOR": "/bin/false",
     "GIT_SEQUENCE_EDITOR": "/bin/false",
     "GIT_ASKPASS": "/bin/false",
@@ -67,7 +73,9 @@ _ENVIRONMENT = {
     "GIT_COMMITTER_EMAIL": IDENTITY[1],
 }
 
-_NO_REMOTES = {"GIT_ALLOW_PROTOCOL": "file", "GIT_SSH_COMMAND": "/bin/false"}
+# Not even `file`: a missing object of a partial clone is fetched by a program that its configuration names, and only
+# git from 2.39.4 on heeds GIT_NO_LAZY_FETCH.
+_NO_REMOTES = {"GIT_ALLOW_PROTOCOL": "none", "GIT_SSH_COMMAND": "/bin/false"}
 
 _REMOTES = {
     "GIT_ALLOW_PROTOCOL": "file:git:http:https:ssh",
