@@ -34,7 +34,7 @@ __all__ = ["Box", "BoxChannel", "Captured", "CommandResult", "Ended", "box_user"
 
 _PYTHON = ("/usr/bin/python3", "-I", "-S")
 _SCRIPTS = ("probe.py", "spectrum.py")
-_MODULES = ("boxd.py", "boxd_find.py", "boxd_text.py")
+_MODULES = ("boxd.py", "boxd_find.py", "boxd_git.py", "boxd_text.py")
 _NEEDED = {"/usr/bin/python3": "python3", "/usr/bin/git": "git", "/usr/bin/prlimit": "util-linux"}
 
 

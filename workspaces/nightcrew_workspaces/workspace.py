@@ -33,6 +33,7 @@ from nightcrew_workspaces.errors import GitError, HarvestRefused, WorkspaceError
 from nightcrew_workspaces.files import Files
 from nightcrew_workspaces.folders import give_to, make_folder, make_root, remove_tree, sync_folder
 from nightcrew_workspaces.git import IDENTITY, SHA, Git, safe_config
+from nightcrew_workspaces.gitbox import GitBox
 from nightcrew_workspaces.harvest import MAX_PACK_MIB, Harvest, take_in
 from nightcrew_workspaces.policy import WORKSPACE, BoxPolicy, BoxUser, Limits, Mount
 from nightcrew_workspaces.repository import make_depot, make_repository, publish
@@ -192,7 +193,7 @@ class Workspaces:
 
 
 class Workspace:
-    """A task's clone and everything that is done with it. An async context manager: leaving it stops the file helper.
+    """A task's clone and everything that is done with it. An async context manager: leaving it stops its helpers.
 
     One operation runs at a time; commands in `box` are the caller's to order.
     """
@@ -211,6 +212,7 @@ class Workspace:
         shadow = Mount(folder / "shadow.git", SHADOW, writable=True)
         self.box = Box(workspaces.policy((clone, depot)))
         self.files = Files(self.box)
+        self.git = GitBox(self.box)
         self._git_box = Box(workspaces.git_policy((clone, depot, shadow)))
         self._shadow = Shadow(self._git_box, Base(self.base_commit, self.base_tree))
         self._lock = anyio.Lock()
@@ -224,8 +226,11 @@ class Workspace:
         await self.aclose()
 
     async def aclose(self) -> None:
-        """Stop the file helper. The workspace stays on the disk."""
-        await self.files.aclose()
+        """Stop the helpers. The workspace stays on the disk."""
+        try:
+            await self.git.aclose()
+        finally:
+            await self.files.aclose()
 
     async def checkpoint(self) -> Checkpoint:
         """Record the worktree, new files included; `checkpoint` (the module) says what is not. Durable on return."""
