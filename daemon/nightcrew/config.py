@@ -8,10 +8,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 
 from nightcrew.errors import ConfigError
-from nightcrew_tools.contract import Frozen, Limits
+from nightcrew_tools.contract import Frozen, Limits, Outcome
 
 Dialect = Literal["tools", "choose", "infill", "rewrite", "explain"]
 """How a role talks to its model: `tools` is native tool calls; `choose` picks files by JSON schema (planner); `infill`,
@@ -82,12 +82,28 @@ class BoxSettings(Frozen):
     """Longest time of one command or check."""
 
 
+class WorkspaceSettings(Frozen):
+    """Where private clones live, and which of them stay when their tasks have ended."""
+
+    path: Path | None = None
+    """Chosen beside `home`, or under /var/lib when boxes could not reach that."""
+    keep: Literal["none", "failed", "all"] = "none"
+    """`failed`: those of tasks that did not deliver."""
+    max_age_days: Annotated[float, Field(gt=0)] = 14.0
+    """A kept one is removed so long after its task ended."""
+    max_gib: Annotated[float, Field(gt=0)] = 20.0
+    """All kept ones together; the oldest are removed first."""
+
+    def keeps(self, outcome: Outcome) -> bool:
+        """Whether the clone of a task that ended like this stays, for a while."""
+        return self.keep == "all" or (self.keep == "failed" and outcome is not Outcome.DELIVERED)
+
+
 class Config(Frozen):
     """The whole configuration file."""
 
     home: Path
-    workspaces: Path | None = None
-    """Where private clones live; chosen beside `home`, or under /var/lib when boxes could not reach that."""
+    workspaces: WorkspaceSettings = WorkspaceSettings()
     crew: str | None = None
     """Default crew; found by looking on the usual local ports when absent."""
     crews: dict[str, CrewSettings] = Field(default_factory=dict[str, "CrewSettings"])
@@ -95,8 +111,20 @@ class Config(Frozen):
     limits: Limits = Limits()
     concurrency: Annotated[int, Field(ge=1, le=256)] = 4
     """Tasks at the same time."""
-    keep_workspaces: bool = False
-    """Keep the private clones of ended tasks, to look into them."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_old_keys(cls, values: object) -> object:
+        if isinstance(values, dict) and "keep_workspaces" in values:
+            raise ValueError(
+                'keep_workspaces: write `[workspaces]` and below it `keep = "none"`, `"failed"` or `"all"`'
+            )
+        return values  # pyright: ignore[reportUnknownVariableType]
+
+    @field_validator("workspaces", mode="before")
+    @classmethod
+    def _path_alone(cls, value: object) -> object:
+        return {"path": value} if isinstance(value, str | Path) else value
 
     @property
     def inbox(self) -> Path:
@@ -188,5 +216,5 @@ def _sentence(path: Path, error: ValidationError) -> str:
     for problem in error.errors():
         where = ".".join(str(part) for part in problem["loc"])
         what = "unknown key" if problem["type"] == "extra_forbidden" else problem["msg"]
-        lines.append(f"  {where}: {what}")
+        lines.append(f"  {where}: {what}" if where else f"  {what.removeprefix('Value error, ')}")
     return "\n".join(lines)

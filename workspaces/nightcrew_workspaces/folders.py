@@ -6,6 +6,7 @@ import contextlib
 import os
 import shutil
 import stat
+from dataclasses import dataclass
 from pathlib import Path
 
 from nightcrew_workspaces.policy import BoxUser
@@ -59,3 +60,36 @@ def sync_folder(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+@dataclass(frozen=True)
+class Size:
+    """What a directory takes up."""
+
+    path: Path
+    bytes: int
+    """On the disk, as far as removing the directory frees them: what is linked from elsewhere too counts nothing."""
+    changed_at: float
+    """When the directory itself was changed last, in seconds since 1970."""
+
+    @classmethod
+    def of(cls, path: Path) -> Size:
+        """Measure a directory; all zero where it is gone. Links are not followed."""
+        try:
+            changed = path.lstat().st_mtime
+        except FileNotFoundError:
+            return cls(path, 0, 0.0)
+        blocks = 0
+        shared: dict[tuple[int, int], int] = {}
+        for folder, folders, files in os.walk(path):
+            for name in (*folders, *files):
+                with contextlib.suppress(OSError):
+                    status = os.lstat(f"{folder}/{name}")
+                    if stat.S_ISDIR(status.st_mode) or status.st_nlink == 1:
+                        blocks += status.st_blocks
+                        continue
+                    key = (status.st_dev, status.st_ino)
+                    shared[key] = shared.get(key, 0) + 1
+                    if shared[key] == status.st_nlink:
+                        blocks += status.st_blocks
+        return cls(path, blocks * 512, changed)

@@ -19,7 +19,7 @@ import os
 import re
 import secrets
 import tempfile
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Collection, Mapping
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
@@ -31,7 +31,7 @@ from nightcrew_workspaces.box import Box
 from nightcrew_workspaces.checkpoint import PICK_FILES, SHADOW, SHADOW_SETTINGS, Base, Checkpoint, Shadow
 from nightcrew_workspaces.errors import GitError, HarvestRefused, WorkspaceError
 from nightcrew_workspaces.files import Files
-from nightcrew_workspaces.folders import give_to, make_folder, make_root, remove_tree, sync_folder
+from nightcrew_workspaces.folders import Size, give_to, make_folder, make_root, remove_tree, sync_folder
 from nightcrew_workspaces.git import IDENTITY, SHA, Git, safe_config
 from nightcrew_workspaces.gitbox import GitBox
 from nightcrew_workspaces.harvest import MAX_PACK_MIB, Harvest, take_in
@@ -156,16 +156,27 @@ class Workspaces:
     async def remove(self, task: str) -> None:
         """Remove a task's workspace and what unfinished calls left of it; nothing when there is none."""
         folder = self._folder(task)
-        if folder.exists():
+        with contextlib.suppress(FileNotFoundError):  # there is none, or another process removes it now
             folder.rename(self.root / f".gone-{task}-{secrets.token_hex(6)}")
         leftovers = [*self.root.glob(f".new-{task}-????????????"), *self.root.glob(f".gone-{task}-????????????")]
         for leftover in leftovers:
             await anyio.to_thread.run_sync(remove_tree, leftover)
 
-    async def sweep(self) -> None:
-        """Remove what killed processes left half made or half removed. For the start, when nobody else is at work."""
-        for leftover in (*self.root.glob(".new-*"), *self.root.glob(".gone-*")):
+    async def sweep(self, busy: Collection[str] = ()) -> None:
+        """Remove what killed processes left half made or half removed, but for what is made now for a `busy` task."""
+        making = [path for path in self.root.glob(".new-*") if path.name[len(".new-") : -13] not in busy]
+        for leftover in (*making, *self.root.glob(".gone-*")):
             await anyio.to_thread.run_sync(remove_tree, leftover)
+
+    def tasks(self) -> list[str]:
+        """The tasks that have a workspace, sorted."""
+        return sorted(
+            path.parent.name for path in self.root.glob("*/workspace.json") if _TASK.fullmatch(path.parent.name)
+        )
+
+    def measure(self, task: str) -> Size:
+        """How large a task's workspace is, and when it was changed. Reads every directory: best called in a thread."""
+        return Size.of(self._folder(task))
 
     def exists(self, task: str) -> bool:
         """Whether `reopen` would find a workspace."""

@@ -60,7 +60,8 @@ class Runner:
             ended = await self._outcome(ledger, work)
             workspace = work.workspace or await self._left_behind(ledger, stack)
             await self._end(ledger, ended, workspace)
-        if not self._config.keep_workspaces:
+        end = ledger.record.ended
+        if end is not None and not self._config.workspaces.keeps(end.outcome):
             with anyio.CancelScope(shield=True):
                 await self._workspaces.remove(task)
         return ledger.record

@@ -241,7 +241,7 @@ def _config(root: Path, *, keep: bool) -> Config:
     config = load_config()
     changes: dict[str, object] = {} if environment().get("NIGHTCREW_HOME") else {"home": root / "home"}
     if keep:
-        changes["keep_workspaces"] = True
+        changes["workspaces"] = config.workspaces.model_copy(update={"keep": "all"})
     return config.model_copy(update=changes)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeVar
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from nightcrew.events import Recorded
     from nightcrew.gateway import JournalGateway
     from nightcrew.journal import Journal
+    from nightcrew.service.upkeep import Shelved
     from nightcrew_tools.contract import TaskView
 
 T = TypeVar("T")
@@ -29,7 +30,9 @@ TaskId = Annotated[str, typer.Argument(metavar="ID", help="The task's id, the be
 def register(app: typer.Typer) -> None:
     """Add the commands."""
     app.command(
-        "list", short_help="List tasks.", epilog=examples("nightcrew list", "nightcrew list --json | jq '.[].outcome'")
+        "list",
+        short_help="List tasks.",
+        epilog=examples("nightcrew list", "nightcrew list --workspaces", "nightcrew list --json | jq '.[].outcome'"),
     )(list_tasks)
     app.command(
         "show",
@@ -47,10 +50,16 @@ def register(app: typer.Typer) -> None:
 
 def list_tasks(
     limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="The newest so many.")] = 50,
+    workspaces: Annotated[
+        bool, typer.Option("--workspaces", help="The private clones that are on the disk, and why, oldest first.")
+    ] = False,
     json: JsonFlag = False,
 ) -> None:
     """List tasks, newest first."""
     config = _config()
+    if workspaces:
+        _list_workspaces(config, json=json)
+        return
     views = _ask(config, lambda desk: desk.gateway.list())[:limit] if config.journal.exists() else []
     if json:
         emit([view_json(view) for view in views])
@@ -199,6 +208,36 @@ def _table(views: list[TaskView]) -> list[str]:
     ]
 
 
+def _list_workspaces(config: Config, *, json: bool) -> None:
+    from nightcrew.delivery.quoting import one_line
+
+    there = _workspaces(config)
+    if json:
+        emit([{**asdict(one), "path": str(one.path)} for one in there])
+        return
+    if not there:
+        say("no workspaces are on the disk")
+    for one in there:
+        size = f"{one.bytes / 1024**2:.1f} MiB"
+        title = one_line(one.title, 50)
+        out(f"{one.task}  {one.state:<20}  {size:>12}  {_length(one.age_seconds):>6}  {title}")
+        out(f"{'':<{len(one.task)}}  {one.why}: {one.path}")
+
+
+def _workspaces(config: Config) -> list[Shelved]:
+    import anyio
+
+    from nightcrew.journal import Journal
+    from nightcrew.service.upkeep import shelf
+    from nightcrew.service.worker import make_workspaces
+
+    workspaces = make_workspaces(config)
+    if not config.journal.exists():
+        return anyio.run(shelf, config.workspaces, None, workspaces)
+    with Journal.open(config.journal, read_only=True) as journal:
+        return anyio.run(shelf, config.workspaces, journal, workspaces)
+
+
 def _note(view: TaskView) -> str:
     from nightcrew.delivery.quoting import one_line
 
@@ -208,7 +247,10 @@ def _note(view: TaskView) -> str:
 def _age(at: str) -> str:
     from datetime import UTC, datetime
 
-    seconds = (datetime.now(UTC) - datetime.fromisoformat(at)).total_seconds()
+    return _length((datetime.now(UTC) - datetime.fromisoformat(at)).total_seconds())
+
+
+def _length(seconds: float) -> str:
     for unit, size in (("d", 86400), ("h", 3600), ("min", 60)):
         if seconds >= size:
             return f"{int(seconds // size)} {unit}"
