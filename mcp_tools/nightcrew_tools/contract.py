@@ -155,5 +155,13 @@ class TaskGateway(Protocol):
         ...
 
 
+class NoQueue(RuntimeError):
+    """No service is there to take tasks: says which one is missing and how to start it."""
+
+
+class TaskRefused(ValueError):
+    """A task could never run: its repository or its crew is not there."""
+
+
 class TaskNotFound(LookupError):
     """No task has this id, or several begin with it."""

@@ -3,8 +3,8 @@
     error[code]: what was wrong, and what to do next.
 
 Codes of our own: `unknown_tool`, `unknown_argument`, `missing_argument`, `bad_argument`, `outside`, `not_found`, `git`,
-`box`, `workspace`, `no_tasks`, `internal`. Those of `nightcrew_workspaces.errors.FileError` pass through, except that
-its `bad_request` is a `bad_argument` here.
+`box`, `workspace`, `no_tasks`, `no_service`, `internal`. Those of `nightcrew_workspaces.errors.FileError` pass through,
+except that its `bad_request` is a `bad_argument` here.
 Sizes are in bytes of UTF-8.
 """
 
@@ -13,7 +13,7 @@ from __future__ import annotations
 import logging
 import posixpath
 
-from nightcrew_tools.contract import TaskNotFound
+from nightcrew_tools.contract import NoQueue, TaskNotFound, TaskRefused
 from nightcrew_workspaces.errors import BoxError, BoxUnavailable, FileError, GitError, WorkspaceError
 
 ANSWER_BYTES = 16 * 1024
@@ -47,6 +47,10 @@ def as_tool_error(tool: str, error: Exception) -> ToolError:
             code, message = "bad_argument" if error.code == "bad_request" else error.code, error.message
         case TaskNotFound():
             code, message = "not_found", f"{error}; task_list shows the tasks"
+        case NoQueue():
+            code, message = "no_service", str(error)
+        case TaskRefused():
+            code, message = "bad_argument", str(error)
         case GitError():
             code, message = "git", str(error)
         case BoxError() | BoxUnavailable():

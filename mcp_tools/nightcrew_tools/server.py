@@ -1,7 +1,7 @@
 """The MCP server over one workspace: granted tools in a fixed order, nothing else.
 
 The crew calls it through an in-process client, outside clients through stdio or HTTP. A tool answers with one text, and
-with `structured` with small typed facts beside it, so nothing is sent twice; a failure is an `is_error` result whose
+where wanted with small typed facts beside it, so nothing is sent twice; a failure is an `is_error` result whose
 text begins `error[code]:`.
 """
 
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import logging
+from collections.abc import Awaitable, Callable
 from difflib import get_close_matches
 from functools import cache
 from importlib import metadata
@@ -29,6 +30,9 @@ from mcp_types import (
     ToolAnnotations,
 )
 
+from nightcrew_tools.calls import Call, OnCall, client_name, door_of, heard, running
+from nightcrew_tools.calls import Ended as CallEnded
+from nightcrew_tools.clients import Facts, FactsFilter
 from nightcrew_tools.contract import TaskGateway
 from nightcrew_tools.files import FileTools
 from nightcrew_tools.git import GitTools
@@ -40,6 +44,9 @@ from nightcrew_tools.schema import Handler, ToolSpec, tools_of
 from nightcrew_tools.shell import ShellTools
 from nightcrew_tools.tasks import TaskTools
 
+Ready = Callable[[], Awaitable[None]]
+"""Returns when the workspace may be used; raises what keeps it from that."""
+
 
 class GrantedTool(Tool):
     """A tool whose arguments are checked by its `ToolSpec` and whose every failure has a code.
@@ -49,16 +56,36 @@ class GrantedTool(Tool):
 
     spec: ToolSpec
     structured: bool
+    on_call: OnCall | None
+    ready: Ready | None
 
     async def run(
         self, arguments: dict[str, Any], context: Context[Any, Any], convert_result: bool = False
     ) -> CallToolResult:
-        del context, convert_result
+        del convert_result
+        call = Call(self.name)
+        code, result = "cancelled", None
         try:
-            reply = await self.fn(**self.spec.check(arguments))
-            return _result(Reply(reply) if isinstance(reply, str) else reply, structured=self.structured)
+            async with running(call, context):
+                code, result = await self._answer(arguments)
+            return result
+        finally:
+            if self.on_call is not None:
+                size = sum(len(part.text) for part in result.content if isinstance(part, TextContent)) if result else 0
+                self.on_call(
+                    CallEnded(self.name, arguments, door_of(context), client_name(context), code, call.seconds, size)
+                )
+
+    async def _answer(self, arguments: dict[str, Any]) -> tuple[str, CallToolResult]:
+        try:
+            checked = self.spec.check(arguments)
+            if self.ready is not None:
+                await self.ready()
+            reply = await self.fn(**checked)
+            return "ok", _result(Reply(reply) if isinstance(reply, str) else reply, structured=self.structured)
         except Exception as error:  # noqa: BLE001 - the outer edge of a call: whatever happens, the model gets a sentence
-            return _failure(as_tool_error(self.name, error))
+            told = as_tool_error(self.name, error)
+            return told.code, _failure(told)
 
 
 class ToolServer(MCPServer[Any]):
@@ -82,36 +109,54 @@ def build_server(
     workspace: WorkspacePort | None = None,
     gateway: TaskGateway | None = None,
     on_output: OnOutput | None = None,
-    structured: bool = False,
+    on_call: OnCall | None = None,
+    ready: Ready | None = None,
+    facts: Facts = "never",
 ) -> MCPServer[Any]:
     """A server with the tools that `grants` permits over `workspace` and `gateway`, in the order of `grants.TOOLS`.
 
-    `on_output` is given the output of commands while they run. `structured` adds output schemas and facts: for
-    programs; a crew's prompt has no use for them. Raises `ValueError` when a tool is granted that needs a
-    workspace and there is none.
+    `on_output` is given the output of commands while they run, `on_call` every call when it is over. `ready` is awaited
+    before a tool touches the workspace. `facts` says who gets output schemas and typed facts beside the text; a crew's
+    prompt has no use for them. Raises `ValueError` when a tool is granted that needs a workspace and there is none.
     """
+
+    def listen(text: str) -> None:
+        heard(text)
+        if on_output is not None:
+            on_output(text)
+
     declared: dict[str, tuple[ToolSpec, Handler]] = {}
     families: list[object] = [TaskTools(gateway)]
     if workspace is not None:
-        families += [FileTools(workspace.files), GitTools(workspace), ShellTools(workspace, on_output)]
+        families += [FileTools(workspace.files), GitTools(workspace), ShellTools(workspace, listen)]
     elif grants.families - {"tasks"}:
         raise ValueError(f"{', '.join(sorted(grants.families - {'tasks'}))}: these tools need a workspace")
     for family in families:
         declared |= {spec.name: (spec, handler) for spec, handler in tools_of(family)}
     granted = [declared[name] for name in TOOLS if name in declared]
     permitted = [(spec, handler) for spec, handler in granted if grants.permit(spec.name, writes=spec.writes)]
-    tools = [_tool(spec, handler, structured=structured) for spec, handler in permitted]
+    tools = [
+        _tool(
+            spec,
+            handler,
+            structured=facts != "never",
+            on_call=on_call,
+            ready=None if TOOLS[spec.name] == "tasks" else ready,
+        )
+        for spec, handler in permitted
+    ]
+    middleware = [FactsFilter()] if facts == "auto" else []
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
     try:
-        return ToolServer("nightcrew", version=_version(), tools=tools, subscriptions=False)
+        return ToolServer("nightcrew", version=_version(), tools=tools, subscriptions=False, middleware=middleware)
     finally:
         # The SDK configures the whole process's logging when a server is made; that is for the program to do.
         root.handlers[:] = handlers
         root.setLevel(level)
 
 
-def _tool(spec: ToolSpec, handler: Handler, *, structured: bool) -> Tool:
+def _tool(spec: ToolSpec, handler: Handler, *, structured: bool, on_call: OnCall | None, ready: Ready | None) -> Tool:
     return GrantedTool(
         fn=handler,
         name=spec.name,
@@ -130,6 +175,8 @@ def _tool(spec: ToolSpec, handler: Handler, *, structured: bool) -> Tool:
         ),
         spec=spec,
         structured=structured and spec.facts is not None,
+        on_call=on_call,
+        ready=ready,
     )
 
 

@@ -69,8 +69,8 @@ def family(monkeypatch):
     monkeypatch.setattr(server, "TaskTools", Family)
 
 
-def client(mode: str = "auto", *, structured: bool = True) -> Client:
-    return Client(build_server(Grants(frozenset({"tasks"})), structured=structured), mode=mode)
+def client(mode: str = "auto", *, facts: str = "always") -> Client:
+    return Client(build_server(Grants(frozenset({"tasks"})), facts=facts), mode=mode)
 
 
 @ERAS
@@ -90,7 +90,7 @@ async def test_facts_come_typed_beside_the_text(family, mode):
 
 
 async def test_a_crew_gets_the_text_alone(family):
-    async with client(structured=False) as connected:
+    async with client(facts="never") as connected:
         tools = (await connected.list_tools()).tools
         result = await connected.call_tool("task_list", {})
     assert all(one.output_schema is None for one in tools)

@@ -3,6 +3,7 @@
 WorkspaceError
 ├── BoxUnavailable     this machine cannot confine a command: says why and what to install, enable or open
 ├── BoxError           a box could not be started for one command, or ended in the middle of an operation
+├── RootRefused        a directory may not be shown to outside clients: says why and what to do
 ├── RepositoryError    the source repository cannot be used: not there, not git, no commit, unknown base
 ├── GitError           a git command failed where it should not have
 ├── HarvestRefused     what a box committed may not leave it: says which path and why
@@ -50,6 +51,10 @@ class BoxUnavailable(WorkspaceError):
 
 class BoxError(WorkspaceError):
     """A box that works on this machine could not be started this time, or ended too early."""
+
+
+class RootRefused(WorkspaceError):
+    """A directory may not be a root."""
 
 
 class RepositoryError(WorkspaceError):

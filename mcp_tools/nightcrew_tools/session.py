@@ -1,0 +1,103 @@
+"""What an outside client is offered, and the servers made of it: one over stdio, one for each scope over HTTP."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import anyio
+from mcp.server import MCPServer
+
+from nightcrew_tools.audit import AuditLog
+from nightcrew_tools.clients import Facts
+from nightcrew_tools.contract import TaskGateway
+from nightcrew_tools.grants import Grants
+from nightcrew_tools.http import Address, http_app
+from nightcrew_tools.listen import listening
+from nightcrew_tools.ports import WorkspacePort
+from nightcrew_tools.server import build_server
+from nightcrew_tools.tokens import SCOPES, Scope, Tokens
+
+
+@dataclass(frozen=True)
+class Offer:
+    """Everything that clients of one session may be given."""
+
+    grants: Grants
+    workspace: WorkspacePort | None = None
+    gateway: TaskGateway | None = None
+    facts: Facts = "auto"
+    audit: Path | None = None
+    """Where each call is written down; nowhere when None."""
+    ready: Callable[[], Awaitable[None]] | None = field(default=None, compare=False)
+    """See `build_server`."""
+
+    def server(self, scope: Scope = "full") -> MCPServer[Any]:
+        """A server for clients of this scope. Raises `ValueError` for a scope that leaves no tool, `OSError`."""
+        grants = scoped(self.grants, scope)
+        return build_server(
+            grants,
+            workspace=self.workspace if grants.families - {"tasks"} else None,
+            gateway=self.gateway,
+            on_call=AuditLog(self.audit) if self.audit is not None else None,
+            ready=self.ready,
+            facts=self.facts,
+        )
+
+
+def scoped(grants: Grants, scope: Scope) -> Grants:
+    """`grants` cut down to what a token's scope permits. Raises `ValueError` where that is nothing."""
+    match scope:
+        case "full":
+            return grants
+        case "read-only":
+            return replace(grants, read_only=True)
+        case "tasks-only":
+            if "tasks" not in grants.families:
+                raise ValueError("a token is for tasks only, but the server does not offer the task tools")
+            return replace(grants, families=frozenset({"tasks"}))
+
+
+async def serve_stdio(offer: Offer) -> None:
+    """Serve one client on standard input and output until it goes. Raises `ValueError`, `OSError`."""
+    await offer.server().run_stdio_async()
+
+
+@asynccontextmanager
+async def serving_http(offer: Offer, address: Address, tokens: Tokens | None) -> AsyncGenerator[int]:
+    """Serve over HTTP while the block runs; gives the port.
+
+    Raises `UnsafeAddress`, `ValueError` and `OSError`.
+    """
+    wanted: list[Scope] = ["full"] if tokens is None else [scope for scope in SCOPES if scope in tokens.scopes]
+    servers: dict[Scope, MCPServer[Any]] = {scope: offer.server(scope) for scope in wanted}
+    app = http_app(servers, address=address, tokens=tokens)
+    async with listening(app, address) as port:
+        yield port
+
+
+class Readiness:
+    """One check that runs beside the first requests, and that every tool waits for. Its error is every call's error."""
+
+    def __init__(self, check: Callable[[], Awaitable[None]]) -> None:
+        self._check = check
+        self._done = anyio.Event()
+        self._error: Exception | None = None
+
+    async def run(self) -> None:
+        """Do the check; to be started once."""
+        try:
+            await self._check()
+        except Exception as error:  # noqa: BLE001 - it is raised to whoever waits
+            self._error = error
+        finally:
+            self._done.set()
+
+    async def wait(self) -> None:
+        """Return when the check passed. Raises what it raised."""
+        await self._done.wait()
+        if self._error is not None:
+            raise self._error
