@@ -44,10 +44,11 @@ class GitTools:
 
     def __init__(self, workspace: WorkspacePort) -> None:
         self._workspace = workspace
+        self._base = workspace.base_commit or "HEAD"
 
     @tool("Show changed files.")
     async def git_status(self) -> str:
-        output = self._ok(await self._run(_STATUS, self._workspace.base_commit))
+        output = self._ok(await self._run(_STATUS, self._base))
         *lines, last = output.rstrip("\n").split("\n")
         commits = last.removeprefix("commits: ") or "no"  # a branch without a commit has no count
         made = note(f"{commits} commit{'' if commits == '1' else 's'} since the task began")
@@ -59,7 +60,7 @@ class GitTools:
     @tool("Show all changes since the task began.")
     async def git_diff(self, path: str = ".") -> str:
         path = _path(path)
-        base = self._workspace.base_commit
+        base = self._base
         output = self._ok(result := await self._run(_DIFF, base, path, ""))
         if not output.strip():
             return "no changes" if path == "." else f"no changes in {path}"

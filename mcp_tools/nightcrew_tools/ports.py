@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Protocol
 
 from nightcrew_workspaces.box import CommandResult
 from nightcrew_workspaces.files import Edited, Entry, FileText, SearchResult, Written
+from nightcrew_workspaces.gitbox import GitFolder, GitRan
 from nightcrew_workspaces.policy import BoxPolicy
 
 OnOutput = Callable[[str], None]
@@ -40,10 +42,36 @@ class BoxPort(Protocol):
     ) -> CommandResult: ...
 
 
+class GitPort(Protocol):
+    async def run(
+        self,
+        argv: Sequence[str],
+        *,
+        cwd: str,
+        seconds: float,
+        env: Mapping[str, str] | None = None,
+        stdin: str = "",
+        skip: int = 0,
+        keep: int = 1 << 20,
+        most: int = 64 << 20,
+    ) -> GitRan: ...
+    async def look(self, path: str, names: Sequence[str] = ()) -> GitFolder: ...
+
+
 class WorkspacePort(Protocol):
     @property
-    def base_commit(self) -> str: ...
+    def base_commit(self) -> str | None:
+        """What a task began from; None where there is no task, but a person's own directories."""
+        ...
+
+    @property
+    def roots(self) -> Sequence[Path]:
+        """The directories that are worked on, as the box shows them; relative paths begin at the first."""
+        ...
+
     @property
     def box(self) -> BoxPort: ...
+    @property
+    def git(self) -> GitPort: ...
     @property
     def files(self) -> FilesPort: ...

@@ -158,3 +158,11 @@ async def test_looking_never_waits_for_a_pipe(git, place):
     own(place)
     with anyio.fail_after(10):
         assert (await git.look("/workspace/one", ["MERGE_HEAD"])).found == {"MERGE_HEAD": ""}
+
+
+async def test_a_home_that_an_earlier_command_wrote_to_configures_nothing(git, place):
+    make(place / "one")
+    own(place)
+    script = "git config --file ~/.gitconfig core.fsmonitor 'touch /workspace/CANARY; false'; git -C one status; ls"
+    assert b"CANARY" not in (await sh(git, script)).stdout
+    assert b"CANARY" in (await sh(git, f"unset GIT_CONFIG_GLOBAL; {script}")).stdout

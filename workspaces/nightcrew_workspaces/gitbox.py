@@ -90,6 +90,8 @@ class GitBox:
 
     def __init__(self, box: Box) -> None:
         self._box = box
+        # What the box's home directory says would be what an earlier command wrote there.
+        self._env = {"GIT_CONFIG_GLOBAL": box.policy.env.get("GIT_CONFIG_GLOBAL", "/dev/null")}
         self._channel: BoxChannel | None = None
         self._lock = asyncio.Lock()
 
@@ -110,7 +112,7 @@ class GitBox:
         Of standard output the `keep` bytes after the first `skip` are returned; more than `most` bytes stop it, as do
         `seconds`. Names that are not UTF-8 are written with lone surrogates, as by `os.fsdecode`. Cancelling kills it.
         """
-        asked: dict[str, object] = {"argv": list(argv), "cwd": cwd, "env": dict(env or {}), "stdin": stdin}
+        asked: dict[str, object] = {"argv": list(argv), "cwd": cwd, "env": {**self._env, **(env or {})}, "stdin": stdin}
         asked |= {"seconds": seconds, "skip": skip, "keep": keep, "most": most}
         async with self._lock:
             header, output, errors = await self._ask("run", asked, seconds + _GRACE_SECONDS, keep)

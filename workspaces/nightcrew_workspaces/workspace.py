@@ -215,6 +215,8 @@ class Workspace:
         self.base_tree = source.tree
         self.clone = folder / "clone"
         """Where the worktree is on this machine, for people to look into. No git outside of a box may touch it."""
+        self.roots = (Path(WORKSPACE),)
+        """What is worked on, as the box shows it."""
         self._workspaces = workspaces
         self._folder = folder
         self._depot = folder / "depot.git"
