@@ -21,6 +21,7 @@ from typing import Any
 
 import anyio
 
+from nightcrew_workspaces.egress_mount import BRIDGE, EgressMount
 from nightcrew_workspaces.errors import BoxUnavailable
 from nightcrew_workspaces.failure import start_failure
 from nightcrew_workspaces.memory import MemoryWatch
@@ -72,7 +73,12 @@ class Box:
     """Runs commands under one policy, each in a fresh box; to be used from the event loop's thread."""
 
     def __init__(self, policy: BoxPolicy) -> None:
-        self.policy = replace(policy, files={**support_files(), **policy.files})
+        bridge = {BRIDGE: _bridge()} if policy.network is not None else {}
+        self.policy = replace(policy, files={**support_files(), **bridge, **policy.files})
+
+    def with_network(self, network: EgressMount | None) -> Box:
+        """The same box with this way out, or with none."""
+        return Box(replace(self.policy, network=network))
 
     async def run(
         self,
@@ -223,6 +229,11 @@ def support_files() -> dict[str, bytes]:
     modules = {f"{SUPPORT}/lib/{folder.name}/{name}": folder / name for name in _MODULES}
     package = {f"{SUPPORT}/lib/{folder.name}/__init__.py": b""}
     return package | {path: source.read_bytes() for path, source in (scripts | modules).items()}
+
+
+@lru_cache(maxsize=1)
+def _bridge() -> bytes:
+    return Path(__file__).with_name("bridge.py").read_bytes()
 
 
 async def self_test(user: str | None = None) -> None:

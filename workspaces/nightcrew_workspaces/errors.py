@@ -4,6 +4,7 @@ WorkspaceError
 ├── BoxUnavailable     this machine cannot confine a command: says why and what to install, enable or open
 ├── BoxError           a box could not be started for one command, or ended in the middle of an operation
 ├── RootRefused        a directory may not be shown to outside clients: says why and what to do
+├── EgressError        the way out of a box cannot be made
 ├── RepositoryError    the source repository cannot be used: not there, not git, no commit, unknown base
 ├── GitError           a git command failed where it should not have
 ├── HarvestRefused     what a box committed may not leave it: says which path and why
@@ -55,6 +56,10 @@ class BoxError(WorkspaceError):
 
 class RootRefused(WorkspaceError):
     """A directory may not be a root."""
+
+
+class EgressError(WorkspaceError):
+    """The socket of a box's way out cannot be made."""
 
 
 class RepositoryError(WorkspaceError):

@@ -11,6 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from nightcrew_workspaces.egress_mount import EgressMount
+
 WORKSPACE = "/workspace"
 SUPPORT = "/opt/nightcrew"
 """Where a box sees this package's own helper scripts, read-only."""
@@ -138,6 +140,8 @@ class BoxPolicy:
     """Path in the box to content, shown read-only. For what the box's user could not reach on the machine."""
     limits: Limits = Limits()
     chdir: str = WORKSPACE
+    network: EgressMount | None = None
+    """The way out, when there is one: nothing else leads out of a box."""
 
     def __post_init__(self) -> None:
         for path in self.read_only:
@@ -171,7 +175,8 @@ def box_environment(policy: BoxPolicy) -> dict[str, str]:
         "TERM": "dumb",
         "USER": "agent",
     }
-    return dict(sorted({**standard, **policy.env}.items()))
+    network = policy.network.environment() if policy.network is not None else {}
+    return dict(sorted({**standard, **network, **policy.env}.items()))
 
 
 def bwrap_arguments(policy: BoxPolicy, *, seccomp_fd: int, status_fd: int, file_fds: Mapping[str, int]) -> list[str]:
@@ -185,6 +190,7 @@ def bwrap_arguments(policy: BoxPolicy, *, seccomp_fd: int, status_fd: int, file_
         *("--cap-drop", "ALL", "--uid", str(_UID), "--gid", str(_UID), "--clearenv"),
         *_system_arguments(file_fds),
         *_mount_arguments(policy),
+        *(policy.network.arguments() if policy.network is not None else ()),
     ]
     for name, value in box_environment(policy).items():
         arguments += ["--setenv", name, value]

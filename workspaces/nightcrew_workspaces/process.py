@@ -162,7 +162,8 @@ def start(policy: BoxPolicy, argv: Sequence[str], *, stdin: int, stdout: int, st
         seccomp_fd = held(seccomp_filter())
         options = bwrap_arguments(policy, seccomp_fd=seccomp_fd, status_fd=status_write, file_fds=file_fds)
         options_fd = held(b"".join(os.fsencode(option) + b"\0" for option in options))
-        command = inner_command(_within_ceilings(resource_limits(policy.limits)), argv)
+        within = policy.network.command(argv) if policy.network is not None else argv
+        command = inner_command(_within_ceilings(resource_limits(policy.limits)), within)
         child = _popen(
             [*programs, "--args", str(options_fd), "--", *command],
             (stdin, stdout, stderr),
