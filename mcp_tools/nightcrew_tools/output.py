@@ -10,8 +10,10 @@ Sizes are in bytes of UTF-8.
 
 from __future__ import annotations
 
+import json
 import logging
 import posixpath
+from collections.abc import Sequence
 
 from nightcrew_tools.contract import NoQueue, TaskNotFound, TaskRefused
 from nightcrew_workspaces.errors import BoxError, BoxUnavailable, FileError, GitError, WorkspaceError
@@ -63,16 +65,38 @@ def as_tool_error(tool: str, error: Exception) -> ToolError:
     return ToolError(code, message)
 
 
-def relative(path: str) -> str:
-    """A model's path, relative to the workspace: `/workspace/a/../b` is `b`, the workspace itself `.`.
+def relative(path: str, roots: Sequence[str] = (ROOT,)) -> str:
+    """A model's path, relative to the first root: `/workspace/a/../b` is `b`, the root itself `.`.
 
-    Only words are looked at here; that nothing else can be reached is the box's doing. Raises `ToolError`.
+    One below another root stays absolute. A path in double quotes, as answers show odd ones, is that path. Only words
+    are looked at here; that nothing else can be reached is the box's doing. Raises `ToolError`.
     """
-    path = path.strip() or "."
-    inside = posixpath.relpath(posixpath.normpath(posixpath.join(ROOT, path)), ROOT)
-    if inside == ".." or inside.startswith("../"):
-        raise ToolError("outside", f"{path[:200]!r} is outside {ROOT}; give a path relative to it")
-    return inside
+    path = _unquoted(path) or path.strip() or "."
+    named = posixpath.normpath(posixpath.join(roots[0], path))
+    for root in roots:
+        inside = posixpath.relpath(named, root)
+        if inside != ".." and not inside.startswith("../"):
+            return inside if root == roots[0] else named
+    where = f"{roots[0]}; give a path relative to it"
+    if len(roots) > 1:
+        where = f"the roots; give a path relative to {roots[0]}, or an absolute one in {' or '.join(roots[1:])}"
+    raise ToolError("outside", f"{path[:200]!r} is outside {where}")
+
+
+def quoted(path: str) -> str:
+    """A path as answers show it: in quotes and with its odd characters named, where it could be misread."""
+    plain = path.isprintable() and path == path.strip() and not path.startswith('"')
+    return path if plain else json.dumps(path, ensure_ascii=False)
+
+
+def _unquoted(path: str) -> str | None:
+    if not (path.startswith('"') and path.endswith('"')):
+        return None
+    try:
+        plain = json.loads(path)
+    except ValueError:
+        return None
+    return plain if isinstance(plain, str) and "\0" not in plain else None
 
 
 def size(text: str) -> int:

@@ -7,7 +7,19 @@ from pathlib import Path
 from typing import Protocol
 
 from nightcrew_workspaces.box import CommandResult
-from nightcrew_workspaces.files import Edited, Entry, FileText, SearchResult, Written
+from nightcrew_workspaces.file_facts import (
+    Edit,
+    Edited,
+    EditedFile,
+    FileBytes,
+    FileStat,
+    FileText,
+    FoundPaths,
+    Listing,
+    Outline,
+    SearchResult,
+    Written,
+)
 from nightcrew_workspaces.gitbox import GitFolder, GitRan
 from nightcrew_workspaces.policy import BoxPolicy
 
@@ -16,15 +28,45 @@ OnOutput = Callable[[str], None]
 
 
 class FilesPort(Protocol):
+    @property
+    def roots(self) -> tuple[str, ...]: ...
     async def read(self, path: str, *, start: int = 1, lines: int | None = None) -> FileText: ...
+    async def read_bytes(self, path: str, *, limit: int) -> FileBytes: ...
+    async def stat(self, path: str) -> FileStat: ...
     async def write(self, path: str, text: str) -> Written: ...
+    async def append(self, path: str, text: str) -> Written: ...
     async def edit(self, path: str, old: str, new: str, *, count: int = 1) -> Edited: ...
-    async def delete(self, path: str) -> None: ...
+    async def edit_all(self, edits: Sequence[Edit], *, dry_run: bool = False) -> tuple[EditedFile, ...]: ...
+    async def delete(self, path: str, *, recursive: bool = False) -> None: ...
     async def move(self, path: str, to: str) -> None: ...
-    async def list(self, path: str = ".", *, depth: int = 1, limit: int = 1000) -> list[Entry]: ...
-    async def glob(self, pattern: str, *, limit: int = 1000) -> tuple[list[str], bool]: ...
+    async def copy(self, path: str, to: str) -> None: ...
+    async def make_folder(self, path: str) -> bool: ...
+    async def list(
+        self, path: str = ".", *, depth: int = 1, limit: int = 1000, after: str | None = None
+    ) -> Listing: ...
+    async def list_all(self, path: str = ".", *, limit: int = 1000, after: str | None = None) -> Listing: ...
+    async def outline(
+        self,
+        path: str = ".",
+        *,
+        pattern: str | None = None,
+        depth: int | None = None,
+        limit: int = 200,
+        after: str | None = None,
+    ) -> Outline: ...
+    async def glob(
+        self, pattern: str, *, path: str = ".", limit: int = 1000, after: str | None = None
+    ) -> FoundPaths: ...
     async def search(
-        self, pattern: str, *, path: str = ".", glob: str | None = None, regex: bool = True, limit: int = 200
+        self,
+        pattern: str,
+        *,
+        path: str = ".",
+        glob: str | None = None,
+        regex: bool = True,
+        limit: int = 200,
+        context: int = 0,
+        after: str | None = None,
     ) -> SearchResult: ...
 
 

@@ -218,6 +218,8 @@ async def test_a_number_in_quotes_and_an_optional_argument_left_empty_are_unders
 
 async def test_an_answer_is_bounded_and_text_whatever_comes_out_of_the_box():
     class Hostile:
+        roots = ("/workspace",)
+
         async def read(self, *arguments, **keywords):
             raise FileError("not_found", "\ud800" + "x" * 10**6)
 
@@ -242,6 +244,8 @@ async def test_an_answer_is_bounded_and_text_whatever_comes_out_of_the_box():
 )
 async def test_a_failure_keeps_its_code_and_an_unforeseen_one_its_secrets(mode, error, answer, caplog):
     class Failing:
+        roots = ("/workspace",)
+
         async def read(self, *arguments, **keywords):
             raise error
 

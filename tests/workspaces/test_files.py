@@ -18,7 +18,8 @@ from fakes.boxes import make_box, make_workspace, own
 from nightcrew_workspaces import boxd, boxd_find, boxd_text, files
 from nightcrew_workspaces.boxd_text import Refused
 from nightcrew_workspaces.errors import BoxError, FileError
-from nightcrew_workspaces.files import Entry, Files, Match
+from nightcrew_workspaces.file_facts import Entry, FoundPaths, Listing, Match, SearchResult
+from nightcrew_workspaces.files import Files
 from nightcrew_workspaces.memory import process_tree
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(30)]
@@ -92,14 +93,22 @@ async def test_a_long_answer_ends_with_a_whole_line_and_says_so(helper, workspac
 
 
 async def test_what_is_no_text_file_is_refused_with_a_code(helper, workspace, open_tmp):
-    put(workspace, bin=b"\x7fELF\0\1", utf16=b"\xff\xfea", controls=b"\x01\x02\xff", text=b"x")
+    put(
+        workspace,
+        bin=b"\x7fELF\0\1",
+        utf32=b"\xff\xfe\0\0a\0\0\0",
+        half=b"\xff\xfea",
+        controls=b"\x01\x02\xff",
+        text=b"x",
+    )
     (workspace / "folder").mkdir()
     os.mkfifo(workspace / "pipe")
     with (workspace / "huge").open("wb") as file:
-        file.truncate(10 * 1024 * 1024 + 1)
+        file.truncate(1 << 40)
     own(workspace)
     assert await code_of(helper.read("bin")) == "not_text"
-    assert await code_of(helper.read("utf16")) == "not_text"
+    assert await code_of(helper.read("utf32")) == "not_text"
+    assert await code_of(helper.read("half")) == "not_text"
     assert await code_of(helper.read("controls")) == "not_text"
     assert await code_of(helper.read("folder")) == "is_directory"
     assert await code_of(helper.read("pipe")) == "not_a_file"
@@ -108,7 +117,7 @@ async def test_what_is_no_text_file_is_refused_with_a_code(helper, workspace, op
     assert await code_of(helper.read("text/below")) == "not_a_file"
     assert await code_of(helper.read("")) == "bad_request"
     assert await code_of(helper.read("a\0b")) == "bad_request"
-    assert await code_of(helper.read("x" * 300)) == "failed"
+    assert await code_of(helper.read("x" * 300)) == "bad_request"
 
 
 async def test_a_file_that_is_not_there_is_answered_with_what_may_be_meant(helper, workspace):
@@ -245,12 +254,12 @@ async def test_files_are_deleted_and_moved(helper, workspace):
     assert (workspace / "renamed/c.txt").read_bytes() == b"c"
     assert sorted(os.listdir(workspace)) == ["new", "renamed"]
     assert await code_of(helper.delete("a.txt")) == "not_found"
-    assert await code_of(helper.delete("renamed")) == "is_directory"
+    assert await code_of(helper.delete("renamed")) == "not_empty"
     assert await code_of(helper.delete(".")) == "forbidden"
     assert await code_of(helper.move("missing", "x")) == "not_found"
     assert await code_of(helper.move("new/place/b.txt", "renamed/c.txt")) == "exists"
     assert await code_of(helper.move("new", "renamed")) == "exists"
-    assert await code_of(helper.move("new", "new/below")) == "failed"
+    assert await code_of(helper.move("new", "new/below")) == "bad_request"
 
 
 # Editing
@@ -395,19 +404,22 @@ def project(workspace) -> Path:
 
 
 async def test_a_listing_is_sorted_and_leaves_out_what_is_ignored(helper, project):
-    assert await helper.list() == [
-        Entry(".gitignore", "file", 15),
-        Entry(".hidden", "directory", 0),
-        Entry("a.py", "file", 10),
-        Entry("binary.bin", "file", 9),
-        Entry("empty", "directory", 0),
-        Entry("link", "link", 0),
-        Entry("src", "directory", 0),
-    ]
-    assert [entry.path for entry in await helper.list("src", depth=2)] == [
+    assert await helper.list() == Listing(
+        (
+            Entry(".gitignore", "file", 15),
+            Entry(".hidden", "directory", 0),
+            Entry("a.py", "file", 10),
+            Entry("binary.bin", "file", 9),
+            Entry("empty", "directory", 0),
+            Entry("link", "link", 0),
+            Entry("src", "directory", 0),
+        ),
+        None,
+    )
+    assert [entry.path for entry in (await helper.list("src", depth=2)).entries] == [
         *("src/b.py", "src/d.txt", "src/deep", "src/deep/c.py"),
     ]
-    assert len(await helper.list(depth=9, limit=3)) == 3
+    assert len((await helper.list(depth=9, limit=3)).entries) == 3
     assert await code_of(helper.list("a.py")) == "not_a_file"
     assert await code_of(helper.list("missing")) == "not_found"
 
@@ -428,23 +440,23 @@ async def test_a_listing_is_sorted_and_leaves_out_what_is_ignored(helper, projec
     ],
 )
 async def test_a_glob_names_files(helper, project, pattern, found):
-    assert await helper.glob(pattern) == (found, False)
+    assert await helper.glob(pattern) == FoundPaths(tuple(found), None)
 
 
 async def test_a_glob_says_when_there_is_more_and_when_it_is_none(helper, project):
-    assert await helper.glob("*.py", limit=1) == ([".hidden/g.py"], True)
+    assert await helper.glob("*.py", limit=1) == FoundPaths((".hidden/g.py",), ".hidden/g.py")
     for wrong in ("", "{a,b", "[z-a]"):
         assert await code_of(helper.glob(wrong)) == "bad_pattern"
 
 
 async def test_a_search_finds_lines_in_order_and_skips_what_is_ignored(helper, project):
-    assert await helper.search("find_me") == files.SearchResult(
+    assert await helper.search("find_me") == SearchResult(
         (
             Match("src/b.py", 1, "def find_me():"),
             Match("src/d.txt", 1, "find_me (literally)"),
             Match("src/deep/c.py", 1, "x = 'find_me'"),
         ),
-        truncated=False,
+        None,
     )
 
 
@@ -471,7 +483,7 @@ async def test_a_search_shows_context_and_says_when_there_is_more(helper, projec
     assert result.matches == (Match("src/b.py", 1, "def find_me():"), Match("src/b.py", 2, "    return 1", False))
     result = await helper.search("find_me", limit=2)
     assert [match.path for match in result.matches] == ["src/b.py", "src/d.txt"]
-    assert result.truncated
+    assert result.cursor == "src/d.txt:1"
 
 
 async def test_a_pattern_that_is_none_says_what_to_do(helper, project):

@@ -12,7 +12,22 @@ from nightcrew_workspaces.errors import (
     RepositoryError,
     WorkspaceError,
 )
-from nightcrew_workspaces.files import Edited, Entry, Files, FileText, Match, SearchResult, Written
+from nightcrew_workspaces.file_facts import (
+    Edit,
+    Edited,
+    EditedFile,
+    Entry,
+    FileBytes,
+    FileStat,
+    FileText,
+    FoundPaths,
+    Listing,
+    Match,
+    Outline,
+    SearchResult,
+    Written,
+)
+from nightcrew_workspaces.files import Files
 from nightcrew_workspaces.harvest import ChangedFile, Harvest
 from nightcrew_workspaces.policy import WORKSPACE, BoxPolicy, BoxUser, Limits, Mount
 from nightcrew_workspaces.source import Source, SourceState, is_url
@@ -30,20 +45,27 @@ __all__ = [
     "ChangedFile",
     "Checkpoint",
     "CommandResult",
+    "Edit",
     "Edited",
+    "EditedFile",
     "Ended",
     "Entry",
+    "FileBytes",
     "FileCode",
     "FileError",
+    "FileStat",
     "FileText",
     "Files",
+    "FoundPaths",
     "GitError",
     "Harvest",
     "HarvestRefused",
     "LeftOut",
     "Limits",
+    "Listing",
     "Match",
     "Mount",
+    "Outline",
     "RepositoryError",
     "SearchResult",
     "Source",

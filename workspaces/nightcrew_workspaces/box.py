@@ -35,7 +35,10 @@ __all__ = ["Box", "BoxChannel", "Captured", "CommandResult", "Ended", "box_user"
 
 _PYTHON = ("/usr/bin/python3", "-I", "-S")
 _SCRIPTS = ("probe.py", "spectrum.py")
-_MODULES = ("boxd.py", "boxd_find.py", "boxd_git.py", "boxd_text.py")
+_MODULES = (
+    *("boxd.py", "boxd_find.py", "boxd_git.py", "boxd_load.py", "boxd_paths.py", "boxd_reading.py"),
+    *("boxd_search.py", "boxd_store.py", "boxd_text.py", "boxd_tree.py", "boxd_writing.py"),
+)
 _NEEDED = {"/usr/bin/python3": "python3", "/usr/bin/git": "git", "/usr/bin/prlimit": "util-linux"}
 
 

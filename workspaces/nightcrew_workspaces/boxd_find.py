@@ -1,75 +1,195 @@
-"""Which files there are and what is in them: listing, globbing, searching. Standard library only; runs in a box.
+"""Which files there are: listing, outlining, globbing. Standard library only; runs in a box.
 
-What .gitignore names is left out. ripgrep does the work where it is installed; otherwise git names the files, or a
-plain walk does, and Python searches them. Results are sorted: the same tree gives the same bytes.
+What .gitignore names is left out. ripgrep names the files where it is installed; otherwise git does, or a plain walk.
+Results are sorted, a directory where its name stands and what is in it right after: the same tree gives the same
+bytes. They come in pages, and only one page is held: a directory may be larger than memory.
 """
-
-# Paths here are strings from requests, and importing pathlib would cost a fifth of the start.
-# ruff: noqa: PTH110, PTH112, PTH118
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import stat
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar, cast
 
+from nightcrew_workspaces.boxd_paths import LEFTOVER, kind_of, shown
 from nightcrew_workspaces.boxd_text import Refused
 
+if TYPE_CHECKING:
+    import subprocess
+    from io import BufferedReader
+
 RG = "/usr/bin/rg"
-_MOST_NAMES = 64 * 1024 * 1024  # bytes of file names
-_LARGEST_SEARCHED = 10 * 1024 * 1024
-_FILES_AT_ONCE = 2000
-_LONGEST_LINE = 500
-_RG = (RG, "--no-config", "--no-messages", "--hidden", "--no-require-git", "--no-ignore-global", "--no-ignore-dot")
+RG_FLAGS = (
+    *("--no-config", "--no-messages", "--hidden", "--no-require-git", "--no-ignore-global", "--no-ignore-dot"),
+    *("-g", "!.git", "-g", "!.nightcrew-*.tmp"),
+)
+LEVELS = 8
+"""How deep an outline may be that chooses its own depth."""
+_PIECE = 256 * 1024
+_V = TypeVar("_V")
 
 
-class Hit(NamedTuple):
-    """A line that was found, or one beside it."""
+class Entry(NamedTuple):
+    """What is in a directory; `size` in bytes for a file, otherwise 0."""
 
     path: str
-    line: int
-    text: str
-    is_match: bool
+    kind: str
+    size: int
 
 
-def shown(name: str) -> str:
-    """A file name as text: bytes that are not UTF-8 are replaced."""
-    return name.encode(errors="surrogateescape").decode(errors="replace")
+def order(path: str) -> str:
+    """By what paths are sorted: component by component."""
+    return path.replace("/", "\0")
 
 
-def files_under(root: str, path: str) -> list[str]:
-    """Regular files under `path`, relative to `root`, sorted, without what .gitignore names and without .git."""
-    named = _run([*_RG, "--files", "--null", "-g", "!.git", "--", f"./{path}"], root) if os.path.exists(RG) else None
-    if named is None:
-        git = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard", "--", f"./{path}"]
-        named = _run(git, root)
-        if named is not None:
-            names = {os.fsdecode(name) for name in named.split(b"\0") if name}
-            return sorted(name for name in names if _is_regular(os.path.join(root, name)))
-    if named is None:
-        return sorted(_walk(root, path))
-    return sorted(os.path.normpath(os.fsdecode(name)) for name in named.split(b"\0") if name)
+class Page(Generic[_V]):
+    """The first `limit` of many paths that come after the path `after`, each with a value; holds few more than that."""
+
+    def __init__(self, limit: int, after: str | None) -> None:
+        self.more = False
+        self._limit = limit
+        self._after = None if after is None else order(after)
+        self._found: dict[str, _V] = {}
+        self._last: str | None = None
+
+    def wants(self, path: str) -> bool:
+        """Whether a path may still belong to this page."""
+        key = order(path)
+        if self._after is not None and (key if key.isascii() else shown(key)) <= self._after:
+            return False
+        if self._last is not None and key > self._last:
+            self.more = True
+            return False
+        return True
+
+    def continues_in(self, folder: str) -> bool:
+        """Whether the page before this one ended in a directory, or with it."""
+        return self._after is not None and f"{self._after}\0".startswith(f"{order(shown(folder))}\0")
+
+    def put(self, path: str, value: _V, merge: Callable[[_V, _V], _V] | None = None) -> None:
+        """Take a path up if it belongs here; `merge` says what becomes of its old value and this one."""
+        if path in self._found:
+            if merge is not None:
+                self._found[path] = merge(self._found[path], value)
+        elif self.wants(path):
+            self._found[path] = value
+            if len(self._found) > 2 * self._limit + 1000:
+                self._cut()
+
+    def __contains__(self, path: str) -> bool:
+        return path in self._found
+
+    def __len__(self) -> int:
+        return len(self._found)
+
+    def items(self) -> list[tuple[str, _V]]:
+        """The page, sorted."""
+        self._cut()
+        return list(self._found.items())
+
+    def _cut(self) -> None:
+        ordered = sorted(self._found, key=order)
+        if len(ordered) > self._limit:
+            self.more = True
+            ordered = ordered[: self._limit]
+            self._last = order(ordered[-1])
+        self._found = {path: self._found[path] for path in ordered}
 
 
-def entries(root: str, path: str, depth: int) -> Iterator[tuple[str, str, int]]:
-    """(path, kind, size) of what is in a directory down to `depth` levels, a directory before what is in it.
+def names(root: str, path: str) -> Iterator[str]:
+    """Regular files at or below `path`, relative to `root`, in no order, without what .gitignore names and .git."""
+    if os.path.exists(RG):
+        yield from _named_by_ripgrep(root, path)
+        return
+    named = _named_by_git(root, path)
+    found = _walk(root, path) if named is None else (name for name in named if _is_regular(f"{root}/{name}"))
+    yield from (name for name in found if not LEFTOVER.fullmatch(name.rpartition("/")[2]))
 
-    Kinds are `file`, `directory`, `link` and `other`. Symbolic links and empty directories are always shown.
+
+def named_by(process: subprocess.Popen[bytes]) -> Iterator[str]:
+    """File names that a running program writes, NUL after each; it is stopped when nobody wants more of them."""
+    assert process.stdout is not None
+    read1 = cast("BufferedReader", process.stdout).read1
+    rest = b""
+    try:
+        while piece := read1(_PIECE):
+            *ended, rest = (rest + piece).split(b"\0")
+            for name in ended:
+                yield os.fsdecode(name.removeprefix(b"./"))
+    except GeneratorExit:
+        process.kill()
+        raise
+
+
+def argument(path: str) -> str:
+    """A path as a program is given it, so that it begins with a dot whatever its name begins with."""
+    return "./" if path == "." else f"./{path}"
+
+
+def entries(root: str, path: str, depth: int, page: Page[str]) -> list[Entry]:
+    """What is in a directory down to `depth` levels. Symbolic links and empty directories are always shown."""
+    skip = 0 if path == "." else path.count("/") + 1
+    for name in names(root, path):
+        parts = name.split("/", skip + depth)
+        for at in range(skip + 1, min(len(parts), skip + depth + 1)):
+            page.put("/".join(parts[:at]), "directory")
+        if len(parts) <= skip + depth:
+            page.put(name, "file")
+    _scan(root, path, depth, page)
+    found = [(name, kind, _status(f"{root}/{name}")) for name, kind in page.items()]
+    return [Entry(name, kind, status.st_size if kind == "file" else 0) for name, kind, status in found if status]
+
+
+def everything(root: str, path: str, page: Page[str]) -> list[Entry]:
+    """What is in one directory, ignored or not."""
+    with os.scandir(os.path.join(root, path)) as found:
+        for entry in found:
+            if not LEFTOVER.fullmatch(entry.name):
+                page.put(os.path.normpath(os.path.join(path, entry.name)), "")
+    statuses = [(name, _status(f"{root}/{name}")) for name, _ in page.items()]
+    kinds = [(name, kind_of(status.st_mode), status.st_size) for name, status in statuses if status]
+    return [Entry(name, kind, size if kind == "file" else 0) for name, kind, size in kinds]
+
+
+def outline(
+    found: Iterable[str], skip: int, depth: int | None, limit: int, after: str | None
+) -> tuple[list[tuple[str, int]], bool]:
+    """Files, with what is below `depth` directories folded into (directory, number of its files); and is there more.
+
+    Without a depth the deepest one that fits into `limit` lines is taken, so that a small repository is seen whole and
+    a large one at a glance. `skip` components of each path are above the directory that is outlined.
     """
-    files = set(files_under(root, path))
-    folders = {file[:at] for file in files for at, letter in enumerate(file) if letter == "/"}
-    yield from _level(root, path, depth, files, folders)
+    depths = [depth] if depth is not None else ([1] if after is not None else list(range(1, LEVELS + 1)))
+    levels = {level: Page[int](limit, after) for level in depths}
+    for name in found:
+        parts = name.split("/")
+        for level, page in list(levels.items()):
+            if len(parts) <= skip + level:
+                page.put(name, 0)
+            else:
+                page.put("/".join(parts[: skip + level]), 1, _sum)
+            if level != depths[0] and len(page) > limit:
+                del levels[level]
+    pages = [(page.items(), page.more) for page in levels.values()]
+    return pages[-1]
+
+
+def globbed(found: Iterable[str], skip: int, wanted: re.Pattern[str]) -> Iterator[str]:
+    """The paths whose part below the directory that was asked for matches."""
+    for name in found:
+        below = name.split("/", skip)[-1] if skip else name
+        if wanted.fullmatch(below):
+            yield name
 
 
 def glob_pattern(glob: str) -> re.Pattern[str]:
     """A glob as .gitignore and editors write it: `*` and `?` within a name, `**` across, `{a,b}`, `[a-z]`.
 
-    Without a slash it is about the name in any directory, with one about the path from the workspace.
+    Without a slash it is about the name in any directory, with one about the path.
     """
-    glob = glob.removeprefix("/workspace/").removeprefix("./").lstrip("/")
+    glob = glob.removeprefix("./").lstrip("/")
     if glob.endswith("/"):
         glob += "**"
     if not glob:
@@ -88,46 +208,36 @@ def glob_pattern(glob: str) -> re.Pattern[str]:
         raise Refused("bad_pattern", f"the glob {glob!r} is not valid: {error}") from error
 
 
-def search(
-    root: str, path: str, pattern: str, *, glob: str | None, regex: bool, limit: int, context: int
-) -> tuple[list[Hit], bool]:
-    """Lines that match, in the order of path and line; and whether there are more than `limit`."""
-    files: Sequence[str] = [path]
-    if glob is not None:
-        wanted = glob_pattern(glob)
-        files = [file for file in files_under(root, path) if wanted.fullmatch(file)]
-    if os.path.exists(RG):
-        hits: list[Hit] = []
-        for start in range(0, len(files), _FILES_AT_ONCE):
-            left = limit - sum(hit.is_match for hit in hits)
-            more, truncated = _ripgrep(root, files[start : start + _FILES_AT_ONCE], pattern, regex, left, context)
-            hits += more
-            if truncated:
-                return hits, True
-        return hits, False
-    if glob is None and os.path.isdir(os.path.join(root, path)):
-        files = files_under(root, path)
-    return _search_in_python(root, files, pattern if regex else re.escape(pattern), limit, context)
+def _scan(root: str, path: str, depth: int, page: Page[str]) -> None:
+    """Add what `names` does not name: links, empty directories, pipes and the like."""
+    below: list[str] = []
+    try:
+        found = os.scandir(os.path.join(root, path))
+    except OSError:
+        return  # gone meanwhile, or closed
+    with found:
+        for entry in found:
+            name = entry.name if path == "." else f"{path}/{entry.name}"
+            if entry.name == ".git" or LEFTOVER.fullmatch(entry.name):
+                continue
+            if entry.is_symlink():
+                page.put(name, "link")
+            elif entry.is_dir(follow_symlinks=False):
+                if name in page:
+                    below.append(name)
+                elif page.wants(name) and _is_empty(entry.path):
+                    page.put(name, "directory")
+                elif page.continues_in(name):
+                    below.append(name)
+            elif not entry.is_file(follow_symlinks=False):
+                page.put(name, "other")
+    if depth > 1:
+        for name in below:
+            _scan(root, name, depth - 1, page)
 
 
-def _level(root: str, path: str, depth: int, files: set[str], folders: set[str]) -> Iterator[tuple[str, str, int]]:
-    with os.scandir(os.path.join(root, path)) as found:
-        ordered = sorted(found, key=lambda entry: entry.name)
-    for entry in ordered:
-        name = os.path.normpath(os.path.join(path, entry.name))
-        if entry.name == ".git":
-            continue
-        if entry.is_symlink():
-            yield name, "link", 0
-        elif entry.is_file(follow_symlinks=False):
-            if name in files:
-                yield name, "file", entry.stat(follow_symlinks=False).st_size
-        elif not entry.is_dir(follow_symlinks=False):
-            yield name, "other", 0
-        elif name in folders or _is_empty(entry.path):
-            yield name, "directory", 0
-            if depth > 1:
-                yield from _level(root, name, depth - 1, files, folders)
+def _sum(one: int, other: int) -> int:
+    return one + other
 
 
 def _is_empty(path: str) -> bool:
@@ -138,36 +248,48 @@ def _is_empty(path: str) -> bool:
         return False
 
 
-def _is_regular(path: str) -> bool:
+def _status(path: str) -> os.stat_result | None:
     try:
-        return stat.S_ISREG(os.lstat(path).st_mode)
+        return os.lstat(path)
     except OSError:
-        return False
+        return None
+
+
+def _is_regular(path: str) -> bool:
+    status = _status(path)
+    return status is not None and stat.S_ISREG(status.st_mode)
 
 
 def _walk(root: str, path: str) -> Iterator[str]:
-    start = os.path.join(root, path)
+    start = os.path.normpath(os.path.join(root, path))
     if _is_regular(start):
         yield path
-    for folder, folders, names in os.walk(start):
+    for folder, folders, files in os.walk(start):
         folders[:] = [name for name in folders if name != ".git"]
-        for name in names:
+        for name in files:
             if name != ".git" and _is_regular(os.path.join(folder, name)):
                 yield os.path.relpath(os.path.join(folder, name), root)
 
 
-def _run(argv: Sequence[str], root: str) -> bytes | None:
-    """Standard output of a helper program, None when it failed."""
+def _named_by_ripgrep(root: str, path: str) -> Iterator[str]:
     import subprocess  # noqa: PLC0415 (10 ms at start; a session that only reads and edits does without)
 
+    argv = [RG, *RG_FLAGS, "--files", "--null", "--", argument(path)]
+    pipe, null = subprocess.PIPE, subprocess.DEVNULL
+    with subprocess.Popen(argv, cwd=root, stdin=null, stdout=pipe, stderr=null, close_fds=False) as process:
+        yield from named_by(process)
+
+
+def _named_by_git(root: str, path: str) -> set[str] | None:
+    import subprocess  # noqa: PLC0415
+
+    argv = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard", "--", argument(path)]
     try:
-        done = subprocess.run(
-            argv, cwd=root, stdin=subprocess.DEVNULL, capture_output=True, close_fds=False, check=False
-        )
+        done = subprocess.run(argv, cwd=root, stdin=subprocess.DEVNULL, capture_output=True, check=False)
     except FileNotFoundError:
         return None
-    # ripgrep: 1 is nothing found, 2 with names is a directory that could not be read.
-    return done.stdout[:_MOST_NAMES] if done.returncode in (0, 1) or done.stdout else None
+    names = {os.fsdecode(name) for name in done.stdout.split(b"\0") if name}
+    return names if done.returncode == 0 else None
 
 
 def _glob_part(glob: str, at: int, braces: int) -> tuple[str, int]:
@@ -186,109 +308,3 @@ def _glob_part(glob: str, at: int, braces: int) -> tuple[str, int]:
     if braces:
         simple |= {",": "|", "}": ")"}
     return simple.get(letter, re.escape(letter)), at + 1
-
-
-def _ripgrep(
-    root: str, files: Sequence[str], pattern: str, regex: bool, limit: int, context: int
-) -> tuple[list[Hit], bool]:
-    import subprocess  # noqa: PLC0415
-
-    argv = [*_RG, "--json", "--crlf", "--sort", "path", "-g", "!.git", "--max-filesize", str(_LARGEST_SEARCHED)]
-    argv += ["--engine", "auto"] if regex else ["--fixed-strings"]
-    argv += ["--context", str(context), "--regexp", pattern, "--", *(f"./{file}" for file in files)]
-    pipe = subprocess.PIPE
-    with subprocess.Popen(
-        argv, cwd=root, stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe, close_fds=False
-    ) as process:
-        assert process.stdout is not None
-        assert process.stderr is not None
-        hits, truncated = _read_matches(process.stdout, limit)
-        if truncated:
-            process.kill()
-        said = process.stderr.read(4096).decode(errors="replace").strip()
-    if process.returncode == 2 and said and not hits:
-        why = next(
-            (line.removeprefix("error: ") for line in said.splitlines() if line.startswith("error: ")), said[-300:]
-        )
-        raise Refused("bad_pattern", f"the pattern is not valid: {why}; escape it, or search without regex")
-    return hits, truncated
-
-
-def _read_matches(lines: Iterable[bytes], limit: int) -> tuple[list[Hit], bool]:
-    hits: list[Hit] = []
-    begin = found = 0
-    for line in lines:
-        message: dict[str, Any] = json.loads(line)
-        data = message["data"]
-        if message["type"] == "begin":
-            begin = len(hits)
-        elif message["type"] == "end" and data["binary_offset"] is not None:
-            del hits[begin:]
-        elif message["type"] in {"match", "context"}:
-            is_match = message["type"] == "match"
-            if is_match and found == limit:
-                return hits, True
-            found += is_match
-            first = data["submatches"][0]["start"] if data["submatches"] else 0
-            path = os.path.normpath(_text(data["path"]))
-            hits.append(Hit(path, data["line_number"], _clipped(_text(data["lines"]), first), is_match))
-    return hits, False
-
-
-def _text(value: dict[str, str]) -> str:
-    if "text" in value:
-        return value["text"]
-    import base64  # noqa: PLC0415
-
-    return base64.b64decode(value["bytes"]).decode(errors="replace")
-
-
-def _clipped(line: str, first: int) -> str:
-    """A line without its ending; of a very long one the part around the match."""
-    line = line.rstrip("\r\n")
-    if len(line) <= _LONGEST_LINE:
-        return line
-    start = max(0, min(first - _LONGEST_LINE // 4, len(line) - _LONGEST_LINE))
-    return (
-        f"{'…' if start else ''}{line[start : start + _LONGEST_LINE]}{'…' if start + _LONGEST_LINE < len(line) else ''}"
-    )
-
-
-def _search_in_python(
-    root: str, files: Sequence[str], pattern: str, limit: int, context: int
-) -> tuple[list[Hit], bool]:
-    try:
-        wanted = re.compile(pattern)
-    except re.error as error:
-        message = f"the pattern is not valid: {error}; escape it, or search without regex"
-        raise Refused("bad_pattern", message) from error
-    hits: list[Hit] = []
-    left = limit
-    for file in files:
-        lines = _lines_of(os.path.join(root, file))
-        found = [index for index, line in enumerate(lines) if wanted.search(line)]
-        kept = found[:left]
-        left -= len(kept)
-        last = -1
-        for index in kept:
-            for near in range(max(index - context, last + 1), min(index + context + 1, len(lines))):
-                match = wanted.search(lines[near]) if near in kept else None
-                hits.append(
-                    Hit(shown(file), near + 1, _clipped(lines[near], match.start() if match else 0), match is not None)
-                )
-                last = near
-        if len(found) > len(kept):
-            return hits, True
-    return hits, False
-
-
-def _lines_of(path: str) -> list[str]:
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    except OSError:
-        return []
-    with os.fdopen(descriptor, "rb") as file:
-        raw = file.read(_LARGEST_SEARCHED + 1)
-    if len(raw) > _LARGEST_SEARCHED or b"\0" in raw:
-        return []
-    return [line.removesuffix("\r") for line in raw.decode(errors="replace").removesuffix("\n").split("\n")]

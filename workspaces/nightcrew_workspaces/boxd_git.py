@@ -9,9 +9,6 @@ such a frame, followed for `run` by as many bytes of standard output and error a
 UTF-8 travel as lone surrogates. The first frame is a greeting. Standard library only, and little of it.
 """
 
-# Paths here are strings from requests, and importing pathlib would cost a fifth of the start.
-# ruff: noqa: PTH112, PTH118, PTH120, PTH123
-
 from __future__ import annotations
 
 import contextlib

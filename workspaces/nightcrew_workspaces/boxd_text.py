@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_right
+from collections.abc import Sequence
 from typing import NamedTuple
 
 BOM = b"\xef\xbb\xbf"
+_MARKS = {"utf-8-sig": BOM, "utf-16-le": b"\xff\xfe", "utf-16-be": b"\xfe\xff"}
+_UTF32_LE = b"\xff\xfe\0\0"
 _BINARY = re.compile(r"[\x00-\x08\x0e-\x1a\x1c-\x1f]")
 _CONTEXT = 3
 _LINES_COMPARED = 5000
@@ -31,13 +34,20 @@ class Text(NamedTuple):
 
     text: str
     codec: str
-    """`utf-8`, `utf-8-sig` or `latin-1`."""
+    """`utf-8` or `latin-1` without a byte order mark, `utf-8-sig`, `utf-16-le` or `utf-16-be` with one."""
 
     @property
     def crlf(self) -> bool:
         """Whether every line ends with CR LF, and there is one."""
-        endings = self.text.count("\n")
-        return endings > 0 and endings == self.text.count("\r\n")
+        return self.endings == "crlf"
+
+    @property
+    def endings(self) -> str:
+        """`lf`, `crlf`, `mixed`, or `none` where no line ends."""
+        feeds, pairs = self.text.count("\n"), self.text.count("\r\n")
+        if not feeds:
+            return "none"
+        return "crlf" if feeds == pairs else "mixed" if pairs else "lf"
 
 
 class Replaced(NamedTuple):
@@ -49,21 +59,24 @@ class Replaced(NamedTuple):
 
 
 def decode(raw: bytes, path: str) -> Text:
-    """UTF-8 with or without byte order mark, Latin-1 where it cannot be that; `not_text` for anything else."""
-    if b"\0" not in raw and not raw.startswith((b"\xff\xfe", b"\xfe\xff")):
-        try:
-            return Text(raw.removeprefix(BOM).decode(), "utf-8-sig" if raw.startswith(BOM) else "utf-8")
-        except UnicodeDecodeError:
-            text = raw.decode("latin-1")
-        if not _BINARY.search(text):
+    """UTF-8, UTF-16 with its byte order mark, Latin-1 where it cannot be UTF-8; `not_text` for anything else."""
+    codec = next((codec for codec, mark in _MARKS.items() if raw.startswith(mark)), "utf-8")
+    if "16" in codec:
+        text = None if raw.startswith(_UTF32_LE) else _decoded(raw[2:], codec)
+        if text is not None and not _BINARY.search(text):
+            return Text(text, codec)
+    elif b"\0" not in raw:
+        if (text := _decoded(raw.removeprefix(BOM), "utf-8")) is not None:
+            return Text(text, codec)
+        if not _BINARY.search(text := raw.decode("latin-1")):
             return Text(text, "latin-1")
-    raise Refused("not_text", f"{path} is not a text file (binary, or UTF-16); use a command to look at it")
+    raise Refused("not_text", f"{path} is not a text file (binary); use a command to look at it")
 
 
 def encode(text: str, codec: str, path: str) -> bytes:
     """The inverse of `decode`; `not_text` for what the encoding cannot hold."""
     try:
-        return text.encode(codec)
+        return _MARKS.get(codec, b"") + text.encode(codec.removesuffix("-sig"))
     except UnicodeEncodeError as error:
         wrong = text[error.start : error.start + 1]
         raise Refused("not_text", f"{path} is {codec} and cannot hold {wrong!r}; leave that out") from error
@@ -95,6 +108,24 @@ def replace(text: str, old: str, new: str, count: int, path: str) -> Replaced:
     return Replaced(text, "".join((*parts, text[done:])), tuple(places))
 
 
+def composed(first: Replaced, second: Replaced) -> Replaced:
+    """Two replacements, the second in the result of the first, as one."""
+    changes = [(start, end, before - after, 0) for before, after, start, end in _sizes(first.places, new=True)]
+    changes += [(start, end, 0, after - before) for before, after, start, end in _sizes(second.places, new=False)]
+    places: list[tuple[int, int, int, int]] = []
+    old = new = 0  # how far the texts before and after are ahead of the one between, up to here
+    begin = end = -1
+    grown_old = grown_new = 0
+    for start, stop, more_old, more_new in [*sorted(changes), (len(first.after) + 2, 0, 0, 0)]:
+        if start > end:
+            if begin >= 0:
+                places.append((begin + old, end + old + grown_old, begin + new, end + new + grown_new))
+            old, new, grown_old, grown_new = old + grown_old, new + grown_new, 0, 0
+            begin, end = start, stop
+        end, grown_old, grown_new = max(end, stop), grown_old + more_old, grown_new + more_new
+    return Replaced(first.before, second.after, tuple(places))
+
+
 def unified_diff(replaced: Replaced, path: str) -> str:
     """The change as a unified diff. Only lines around the replacements are compared, so size does not matter."""
     before, after = _Lines(replaced.before), _Lines(replaced.after)
@@ -109,6 +140,11 @@ def unified_diff(replaced: Replaced, path: str) -> str:
                 lines += _marked(" " if tag == "equal" else "-", old[a:b])
                 lines += [] if tag == "equal" else _marked("+", new[c:d])
     return "\n".join(lines) + "\n"
+
+
+def _sizes(places: Sequence[tuple[int, int, int, int]], *, new: bool) -> list[tuple[int, int, int, int]]:
+    """(length before, length after, start, end) of places, where start and end count in the new text or the old one."""
+    return [(b - a, d - c, *((c, d) if new else (a, b))) for a, b, c, d in places]
 
 
 class _Lines:
@@ -167,6 +203,13 @@ def _marked(mark: str, lines: list[str]) -> list[str]:
         if not line.endswith("\n"):
             marked.append("\\ No newline at end of file")
     return marked
+
+
+def _decoded(raw: bytes, codec: str) -> str | None:
+    try:
+        return raw.decode(codec)
+    except UnicodeDecodeError:
+        return None
 
 
 def _plain_newlines(text: str) -> str:

@@ -1,14 +1,20 @@
 """Files of a workspace, through the helper that runs in its box.
 
-Paths are relative to the workspace, or absolute under /workspace. What comes back was made in a box that a model works
-in: it is checked for its shape here and trusted in nothing else.
+Paths are relative to the first root, or absolute under any of them, and answers name what is below the first root
+relative to it; a workspace has the one root /workspace. What comes back was made in a box that a model works in: it is
+checked for its shape here and trusted in nothing else.
+
+Lists come in pages, sorted: `after` takes the `cursor` of the page before, and stays right when files come and go.
 """
 
 from __future__ import annotations
 
 import asyncio
+import base64
+import binascii
 import json
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from typing import TypeVar, cast
 
 import anyio
@@ -16,7 +22,22 @@ from pydantic import TypeAdapter, ValidationError
 
 from nightcrew_workspaces.box import Box, BoxChannel
 from nightcrew_workspaces.errors import FILE_CODES, BoxError, FileCode, FileError
-from nightcrew_workspaces.policy import SUPPORT
+from nightcrew_workspaces.file_facts import (
+    Edit,
+    Edited,
+    EditedFile,
+    Entry,
+    FileBytes,
+    FileStat,
+    FileText,
+    FoundPaths,
+    Listing,
+    Match,
+    Outline,
+    SearchResult,
+    Written,
+)
+from nightcrew_workspaces.policy import SUPPORT, WORKSPACE
 
 _HELPER = (
     *("/usr/bin/python3", "-I", "-S", "-B", "-c"),
@@ -25,68 +46,9 @@ _HELPER = (
 _LARGEST_FRAME = 16 * 1024 * 1024
 _START_SECONDS = 30.0
 _UNREADABLE = "the file helper's answer cannot be read; try again"
-_HARMLESS = frozenset({"read", "list", "glob", "search"})
+_LARGEST_BYTES = 8 * 1024 * 1024
+_HARMLESS = frozenset({"read", "read_bytes", "stat", "list", "list_all", "outline", "glob", "search"})
 _T = TypeVar("_T")
-
-
-@dataclass(frozen=True)
-class FileText:
-    """Lines of a text file, with line feeds as their endings whatever the file has."""
-
-    text: str
-    first_line: int
-    """Counted from 1."""
-    last_line: int
-    """Less than `first_line` when there are none."""
-    total_lines: int
-    size: int
-    """Bytes of the whole file."""
-    sha256: str
-    """Of the whole file, in hex."""
-    truncated: bool
-    """Fewer lines than were asked for, because an answer holds 256 KiB of text at most."""
-
-
-@dataclass(frozen=True)
-class Written:
-    created: bool
-    size: int
-    sha256: str
-
-
-@dataclass(frozen=True)
-class Edited:
-    diff: str
-    """Unified diff of what changed, or would."""
-    replaced: int
-    size: int
-    sha256: str
-
-
-@dataclass(frozen=True)
-class Entry:
-    path: str
-    kind: str
-    """`file`, `directory`, `link` or `other`."""
-    size: int
-    """Bytes of a file, otherwise 0."""
-
-
-@dataclass(frozen=True)
-class Match:
-    path: str
-    line: int
-    """Counted from 1."""
-    text: str
-    """The line without its ending; of a long one the part around the match."""
-    is_match: bool = True
-    """False for a line that is only near one (`context`)."""
-
-
-@dataclass(frozen=True)
-class SearchResult:
-    matches: tuple[Match, ...]
-    truncated: bool
 
 
 @dataclass(frozen=True)
@@ -96,20 +58,31 @@ class _Refusal:
 
 
 @dataclass(frozen=True)
-class _Entries:
-    entries: list[tuple[str, str, int]]
+class _Bytes:
+    base64: str
+    sha256: str
 
 
 @dataclass(frozen=True)
-class _Paths:
-    paths: list[str]
-    truncated: bool
+class _Entries:
+    entries: list[tuple[str, str, int]]
+    cursor: str | None
 
 
 @dataclass(frozen=True)
 class _Hits:
     matches: list[tuple[str, int, str, bool]]
-    truncated: bool
+    cursor: str | None
+
+
+@dataclass(frozen=True)
+class _EditedFiles:
+    files: tuple[EditedFile, ...]
+
+
+@dataclass(frozen=True)
+class _Made:
+    created: bool
 
 
 @dataclass(frozen=True)
@@ -124,7 +97,12 @@ _WRITTEN = TypeAdapter(Written)
 _EDITED = TypeAdapter(Edited)
 _NOTHING = TypeAdapter(dict[str, object])
 _ENTRIES = TypeAdapter(_Entries)
-_PATHS = TypeAdapter(_Paths)
+_BYTES = TypeAdapter(_Bytes)
+_STAT = TypeAdapter(FileStat)
+_EDITED_FILES = TypeAdapter(_EditedFiles)
+_MADE = TypeAdapter(_Made)
+_OUTLINE = TypeAdapter(Outline)
+_PATHS = TypeAdapter(FoundPaths)
 _HITS = TypeAdapter(_Hits)
 
 
@@ -134,7 +112,9 @@ class Files:
     A helper that died is started again at the next request.
     """
 
-    def __init__(self, box: Box, *, seconds: float = 60.0) -> None:
+    def __init__(self, box: Box, *, roots: Sequence[str] = (WORKSPACE,), seconds: float = 60.0) -> None:
+        self.roots = tuple(roots)
+        """Directories of the box; one that it shows read-only is not written to (`read_only`)."""
         self._box = box
         self._seconds = seconds
         self._channel: BoxChannel | None = None
@@ -153,6 +133,18 @@ class Files:
     async def read(self, path: str, *, start: int = 1, lines: int | None = None) -> FileText:
         """Lines of a text file from `start`; all of them when `lines` is None."""
         return await self._ask(_TEXT, "read", path=path, start=start, lines=lines)
+
+    async def read_bytes(self, path: str, *, limit: int = _LARGEST_BYTES) -> FileBytes:
+        """A file of at most `limit` bytes, 8 MiB at most, whatever is in it."""
+        found = await self._ask(_BYTES, "read_bytes", path=path, limit=min(limit, _LARGEST_BYTES))
+        try:
+            return FileBytes(base64.b64decode(found.base64, validate=True), found.sha256)
+        except (binascii.Error, ValueError) as error:
+            raise FileError("failed", _UNREADABLE) from error
+
+    async def stat(self, path: str) -> FileStat:
+        """What is known of a file, directory or symbolic link without showing it."""
+        return await self._ask(_STAT, "stat", path=path)
 
     async def write(self, path: str, text: str, *, expected_sha256: str | None = None) -> Written:
         """Write a whole file, making its directories; an existing one keeps mode, encoding and line endings.
@@ -175,23 +167,62 @@ class Files:
         asked = {"old": old, "new": new, "count": count, "expected_sha256": expected_sha256, "dry_run": dry_run}
         return await self._ask(_EDITED, "edit", path=path, **asked)
 
-    async def delete(self, path: str) -> None:
-        """Remove a file or a symbolic link."""
-        await self._ask(_NOTHING, "delete", path=path)
+    async def edit_all(self, edits: Sequence[Edit], *, dry_run: bool = False) -> tuple[EditedFile, ...]:
+        """Make all edits, each on what those before it made, or none of them.
+
+        Nothing is written before all of it could be; a helper killed between two files leaves some of them changed.
+        """
+        asked = [asdict(edit) for edit in edits]
+        return (await self._ask(_EDITED_FILES, "edit_all", edits=asked, dry_run=dry_run)).files
+
+    async def append(self, path: str, text: str) -> Written:
+        """Put text at the end of a file, beginning on a line of its own; makes the file where there is none."""
+        return await self._ask(_WRITTEN, "append", path=path, text=text)
+
+    async def delete(self, path: str, *, recursive: bool = False) -> None:
+        """Remove a file, a symbolic link or an empty directory; `recursive`: a directory with all that is in it."""
+        await self._ask(_NOTHING, "delete", path=path, recursive=recursive)
 
     async def move(self, path: str, to: str) -> None:
         """Rename to a path that is not taken, making its directories."""
         await self._ask(_NOTHING, "move", path=path, to=to)
 
-    async def list(self, path: str = ".", *, depth: int = 1, limit: int = 1000) -> list[Entry]:
-        """What is in a directory, sorted, without what .gitignore names and without .git."""
-        found = await self._ask(_ENTRIES, "list", path=path, depth=depth, limit=limit)
-        return [Entry(*entry) for entry in found.entries]
+    async def copy(self, path: str, to: str) -> None:
+        """Copy a file or a directory to a path that is not taken, making its directories."""
+        await self._ask(_NOTHING, "copy", path=path, to=to)
 
-    async def glob(self, pattern: str, *, limit: int = 1000) -> tuple[list[str], bool]:
-        """Sorted paths of files, and whether there are more; a pattern without a slash is about names anywhere."""
-        found = await self._ask(_PATHS, "glob", pattern=pattern, limit=limit)
-        return found.paths, found.truncated
+    async def make_folder(self, path: str) -> bool:
+        """Make a directory; False where it is there already."""
+        return (await self._ask(_MADE, "make_folder", path=path)).created
+
+    async def list(self, path: str = ".", *, depth: int = 1, limit: int = 1000, after: str | None = None) -> Listing:
+        """What is in a directory down to `depth` levels, without what .gitignore names and without .git."""
+        found = await self._ask(_ENTRIES, "list", path=path, depth=depth, limit=limit, after=after)
+        return _listing(found)
+
+    async def list_all(self, path: str = ".", *, limit: int = 1000, after: str | None = None) -> Listing:
+        """What is in one directory, everything."""
+        return _listing(await self._ask(_ENTRIES, "list_all", path=path, limit=limit, after=after))
+
+    async def outline(
+        self,
+        path: str = ".",
+        *,
+        pattern: str | None = None,
+        depth: int | None = None,
+        limit: int = 200,
+        after: str | None = None,
+    ) -> Outline:
+        """Files below a directory that match a glob, those below `depth` levels only counted.
+
+        Without a depth it is as deep as fits into `limit` lines.
+        """
+        asked = {"pattern": pattern, "depth": depth, "limit": limit, "after": after}
+        return await self._ask(_OUTLINE, "outline", path=path, **asked)
+
+    async def glob(self, pattern: str, *, path: str = ".", limit: int = 1000, after: str | None = None) -> FoundPaths:
+        """Files below `path` that match a glob: a pattern without a slash is about names anywhere."""
+        return await self._ask(_PATHS, "glob", pattern=pattern, path=path, limit=limit, after=after)
 
     async def search(
         self,
@@ -202,11 +233,12 @@ class Files:
         regex: bool = True,
         limit: int = 200,
         context: int = 0,
+        after: str | None = None,
     ) -> SearchResult:
         """Lines that match, case-sensitively, sorted by path and line; `context` lines before and after each."""
-        asked = {"path": path, "glob": glob, "regex": regex, "limit": limit, "context": context}
+        asked = {"path": path, "glob": glob, "regex": regex, "limit": limit, "context": context, "after": after}
         found = await self._ask(_HITS, "search", pattern=pattern, **asked)
-        return SearchResult(tuple(Match(*match) for match in found.matches), found.truncated)
+        return SearchResult(tuple(Match(*match) for match in found.matches), found.cursor)
 
     async def _ask(self, kind: TypeAdapter[_T], op: str, **arguments: object) -> _T:
         try:
@@ -240,7 +272,7 @@ class Files:
         if self._channel is not None and self._channel.alive:
             return self._channel
         await self._drop()
-        channel = self._channel = await self._box.spawn(_HELPER)
+        channel = self._channel = await self._box.spawn((*_HELPER, *self.roots))
         try:
             with anyio.fail_after(_START_SECONDS):
                 await _receive(channel)
@@ -274,6 +306,10 @@ async def _receive(channel: BoxChannel) -> object:
         return json.loads(await channel.reader.readexactly(size))
     except ValueError as error:
         raise FileError("failed", _UNREADABLE) from error
+
+
+def _listing(found: _Entries) -> Listing:
+    return Listing(tuple(Entry(*entry) for entry in found.entries), found.cursor)
 
 
 def _opened(kind: TypeAdapter[_T], answer: object) -> _T:
