@@ -93,6 +93,8 @@ class WorkspaceSettings(Frozen):
     """A kept one is removed so long after its task ended."""
     max_gib: Annotated[float, Field(gt=0)] = 20.0
     """All kept ones together; the oldest are removed first."""
+    cache_gib: Annotated[float, Field(ge=0)] = 20.0
+    """Histories of sources that cannot be linked, together; one that no task used for `max_age_days` goes too."""
 
     def keeps(self, outcome: Outcome) -> bool:
         """Whether the clone of a task that ended like this stays, for a while."""

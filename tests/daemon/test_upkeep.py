@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -138,6 +139,19 @@ async def test_trimming_removes_what_is_not_kept_and_says_so(config, journal, wo
     assert workspaces.tasks() == sorted([failed, running, "stranger"])
     assert len(said) == 1
     assert said[0].startswith(f"removed the workspace of task {delivered} (1.") and said[0].endswith("has ended")
+
+
+@pytest.mark.parametrize(("days", "gib", "goes"), [(0, 1, False), (15, 1, True), (0, 0, True)])
+async def test_caches_go_by_age_and_size_too(config, journal, workspaces, days, gib, goes):
+    cache = workspaces.caches / "0123456789ab.git"
+    cache.mkdir(parents=True)
+    (cache / "HEAD").write_text("x")
+    os.utime(cache, (time.time() - days * DAY,) * 2)
+    settings = config.workspaces.model_copy(update={"cache_gib": gib})
+    said: list[str] = []
+    await trim(config.model_copy(update={"workspaces": settings}), journal, workspaces, said.append)
+    assert cache.exists() is not goes
+    assert [str(cache) in line for line in said] == [True] * goes
 
 
 async def test_the_start_finishes_what_a_killed_process_began(config, journal, workspaces):

@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 
 from fakes.repositories import commit, git, make
+from nightcrew_workspaces.depot import make_depot
 from nightcrew_workspaces.errors import WorkspaceError
 from nightcrew_workspaces.git import Git, safe_config
-from nightcrew_workspaces.repository import make_depot, publish
+from nightcrew_workspaces.repository import publish
 from nightcrew_workspaces.source import Source, look
 from nightcrew_workspaces.user import box_user
 
@@ -189,7 +190,7 @@ async def test_a_poisoned_source_runs_nothing(open_tmp: Path, poison_with: Calla
         state = await look(trusted, Source(str(source) if way == "path" else f"file://{source}"), open_tmp / "mirrors")
         (open_tmp / "task").mkdir()
         depot = open_tmp / "task/depot.git"
-        await make_depot(trusted, state, depot, box_user())
+        await make_depot(trusted, state, depot, box_user(), open_tmp / "caches")
         result = git("commit-tree", "-p", state.commit, "-m", "fix", state.tree, at=depot)
         await publish(trusted, state, depot, commit=result, base=state.commit, branch="nightcrew/1")
         assert git("rev-parse", "nightcrew/1", at=state.git_dir, env={"GIT_DIR": str(state.git_dir)}) == result
@@ -214,7 +215,7 @@ async def test_grafts_and_replacements_of_the_source_change_nothing(open_tmp: Pa
     state = await look(trusted, Source(str(source)), open_tmp / "mirrors")
     assert (state.commit, state.tree) == (head, git("--no-replace-objects", "rev-parse", "HEAD^{tree}", at=source))
     (open_tmp / "task").mkdir()
-    await make_depot(trusted, state, open_tmp / "task/depot.git", box_user())
+    await make_depot(trusted, state, open_tmp / "task/depot.git", box_user(), open_tmp / "caches")
     assert git("rev-list", head, at=open_tmp / "task/depot.git").split() == [head, first]
 
 

@@ -13,10 +13,11 @@ import anyio
 import pytest
 
 from fakes.repositories import commit, everything, git, make
+from nightcrew_workspaces.depot import make_depot
 from nightcrew_workspaces.errors import GitError, RepositoryError
 from nightcrew_workspaces.git import Git, safe_config
 from nightcrew_workspaces.policy import BoxUser
-from nightcrew_workspaces.repository import make_depot, publish
+from nightcrew_workspaces.repository import publish
 from nightcrew_workspaces.source import Source, SourceState, is_url, look, redacted
 from nightcrew_workspaces.user import box_user
 from nightcrew_workspaces.workspace import Workspaces
@@ -46,7 +47,7 @@ def see(open_tmp: Path, trusted: Git) -> Callable[..., object]:
 
 async def depot_of(trusted: Git, state: SourceState, path: Path, reader: BoxUser | None = None) -> Path:
     path.mkdir()
-    await make_depot(trusted, state, path / "depot.git", reader or box_user())
+    await make_depot(trusted, state, path / "depot.git", reader or box_user(), path / "caches")
     return path / "depot.git"
 
 
@@ -180,6 +181,33 @@ async def test_bare_and_shallow_repositories_are_recognised(source, see, open_tm
     bare, shallow = await see(open_tmp / "bare.git"), await see(open_tmp / "shallow")
     assert (bare.bare, bare.shallow, bare.dirty, bare.ref) == (True, False, False, "main")
     assert (shallow.bare, shallow.shallow) == (False, True)
+
+
+@pytest.mark.parametrize("kind", ["blob:none", "tree:0"])
+async def test_a_partial_clone_is_usable_where_it_has_all_of_the_base_and_nothing_is_fetched(
+    source, see, trusted, open_tmp, kind
+):
+    commit(source, {"calc.py": "2\n", "new/more": "1"})
+    git("config", "uploadpack.allowFilter", "true", at=source)
+    git("clone", "--quiet", f"--filter={kind}", f"file://{source}", "partial", at=open_tmp)
+    partial = open_tmp / "partial"
+    state = await see(partial)
+    assert state.partial
+    git("sparse-checkout", "set", "nothing", at=partial)
+    assert await see(partial) == state
+    before = {name: content for name, (_, _, content) in everything(partial / ".git/objects").items()}
+    with pytest.raises(RepositoryError, match=r"a partial clone that lacks objects of the base, .*--refetch"):
+        await see(partial, "HEAD~1")
+    depot = await depot_of(trusted, state, open_tmp / "one")
+    assert git("show", f"{state.commit}:new/more", at=depot) == "1"
+    # and by way of the cache
+    (partial / ".git/objects/info/alternates").write_text(f"{source}/.git/none\n")
+    depot = await depot_of(trusted, state, open_tmp / "two")
+    assert git("show", f"{state.commit}:new/more", at=depot) == "1"
+    (partial / ".git/objects/info/alternates").unlink()
+    assert {name: content for name, (_, _, content) in everything(partial / ".git/objects").items()} == before
+    git("fetch", "--quiet", "--refetch", "--no-filter", at=partial)
+    assert (await see(partial, "HEAD~1")).tree == git("rev-parse", "HEAD~1^{tree}", at=source)
 
 
 async def test_the_git_directory_of_a_checkout_stands_for_the_checkout(source, see):
@@ -321,7 +349,7 @@ async def test_the_depot_is_readable_whatever_the_services_umask_is(source, see,
     old = os.umask(0o077)
     try:
         (open_tmp / "task").mkdir(mode=0o755)
-        await make_depot(trusted, await see(source), open_tmp / "task/depot.git", box_user())
+        await make_depot(trusted, await see(source), open_tmp / "task/depot.git", box_user(), open_tmp / "caches")
     finally:
         os.umask(old)
     for path in (open_tmp / "task/depot.git").rglob("*"):

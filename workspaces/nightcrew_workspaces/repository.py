@@ -1,11 +1,8 @@
-"""Repositories that the service itself owns: made from nothing, filled from the source, published back into it."""
+"""Repositories that the service itself owns, made from nothing, and the way of a result back into the source."""
 
 from __future__ import annotations
 
-import errno
-import os
 import re
-import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -22,7 +19,6 @@ DURABLE = ("-c", "core.fsync=pack,pack-metadata,loose-object,reference")
 _PUBLISH_SECONDS = 30.0
 """How long another git's lock on the source is waited for."""
 _MOST_NAMES = 1000
-_LINK_ERRORS = frozenset({errno.EXDEV, errno.EPERM, errno.EACCES, errno.EMLINK, errno.EOPNOTSUPP})
 _NOT_IN_BRANCHES = re.compile(r"[\x00-\x20\x7f~^:?*\[\\]|\.\.|@\{|//|/\.|\.lock(?:/|$)|^[-/.]|[/.]$")
 
 
@@ -66,84 +62,6 @@ def make_repository(
 def _write(path: Path, content: bytes) -> None:
     path.write_bytes(content)
     path.chmod(0o644)
-
-
-async def make_depot(git: Git, source: SourceState, path: Path, reader: BoxUser) -> None:
-    """Make the depot: a bare repository with the source's objects, and the base commit as its one branch.
-
-    Objects are hard links where they can be, and `reader` can read them. Every object of the source is in it, also
-    those that no branch leads to any more. A source that borrows objects from another repository is packed instead.
-    Raises `RepositoryError`.
-    """
-    shallow = source.git_dir / "shallow"
-    try:
-        make_repository(
-            path,
-            bare=True,
-            head="refs/heads/base",
-            refs={"refs/heads/base": source.commit},
-            object_format=source.object_format,
-            shallow=shallow.read_bytes() if source.shallow else None,
-            settings="[gc]\n\tauto = 0\n",
-        )
-        borrows = (source.git_dir / "objects/info/alternates").exists()
-        if not borrows and await anyio.to_thread.run_sync(link_objects, source.git_dir, path, reader):
-            return
-    except OSError as error:
-        raise RepositoryError(f"{source.path} cannot be copied: {error}") from error
-    pack = ("pack-objects", "--revs", "--quiet", "--delta-base-offset", f"{path}/objects/pack/pack")
-    try:
-        await git.run(*pack, git_dir=source.git_dir, stdin=f"{source.commit}\n".encode(), seconds=1800)
-    except GitError as error:
-        raise RepositoryError(f"{source.path} cannot be copied: {error.stderr or error}") from error
-
-
-def link_objects(source: Path, target: Path, reader: BoxUser) -> bool:
-    """Link all object files of one git directory into another; False where the source kept changing meanwhile."""
-    for _ in range(3):
-        try:
-            _link_loose(source / "objects", target / "objects", reader)
-            # Packs come last: whatever a repack takes out of the loose objects is in a pack that exists by then.
-            _link_packs(source / "objects/pack", target / "objects/pack", reader)
-        except FileNotFoundError:
-            continue
-        return True
-    return False
-
-
-def _link_loose(source: Path, target: Path, reader: BoxUser) -> None:
-    for folder in os.scandir(source):
-        if not re.fullmatch(r"[0-9a-f]{2}", folder.name):
-            continue
-        make_folder(target / folder.name)
-        for entry in os.scandir(folder):
-            if re.fullmatch(r"[0-9a-f]{38,62}", entry.name):
-                _link(entry, target / folder.name, reader)
-
-
-def _link_packs(source: Path, target: Path, reader: BoxUser) -> None:
-    entries = {entry.name: entry for entry in os.scandir(source)}
-    whole = {name.removesuffix(".idx") for name in entries if name.endswith(".idx")}
-    for name, entry in entries.items():
-        stem, _, suffix = name.rpartition(".")
-        if stem in whole and suffix in {"pack", "idx", "rev"}:
-            _link(entry, target, reader)
-
-
-def _link(entry: os.DirEntry[str], folder: Path, reader: BoxUser) -> None:
-    status = entry.stat()
-    copy = folder / entry.name
-    if status.st_mode & 0o004 or status.st_uid == reader.uid:
-        try:
-            os.link(entry.path, copy)
-            return
-        except FileExistsError:
-            return
-        except OSError as error:
-            if error.errno not in _LINK_ERRORS:
-                raise
-    shutil.copyfile(entry.path, copy)
-    copy.chmod(0o444)
 
 
 async def publish(git: Git, source: SourceState, depot: Path, *, commit: str, base: str, branch: str) -> str:

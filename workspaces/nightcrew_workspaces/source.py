@@ -69,6 +69,12 @@ class SourceState:
     git_dir: Path
     """Where the repository's objects and branches are; a linked worktree shares that of its main checkout."""
     object_format: str = "sha1"
+    partial: bool = False
+    """A partial clone: objects that its remote promised may be missing, and nothing here fetches them."""
+
+    def shallow_file(self) -> bytes | None:
+        """Where the history of a shallow repository ends, as git writes it; None for a whole one."""
+        return (self.git_dir / "shallow").read_bytes() if self.shallow else None
 
 
 def is_url(repo: str) -> bool:
@@ -123,10 +129,21 @@ async def _look_at_path(git: Git, path: Path, base: str | None) -> SourceState:
     facts = await _facts(git, path, bare_dir)
     where = {"git_dir": bare_dir} if bare_dir else {"at": path}
     candidates = ["HEAD"] if base is None else _candidates(base, "refs/remotes/origin/")
-    found = await _first_commit(git, candidates, **where)
-    if found is None:
-        raise await _no_base(git, str(path), base, **where)
-    name, commit, tree = found
+    partial = _is_partial(facts.git_dir)
+    try:
+        found = await _first_commit(git, candidates, **where)
+        if found is None:
+            raise await _no_base(git, str(path), base, **where)
+        name, commit, tree = found
+        if partial:
+            await _need_all_of(git, tree, **where)
+    except GitError as error:
+        if "promisor" not in error.stderr:
+            raise
+        raise RepositoryError(
+            f"{path} is a partial clone that lacks objects of the base, and nothing here fetches them: "
+            f"run `git -C {path} fetch --refetch --no-filter`"
+        ) from error
     ref = facts.head if base is None else _short(name)
     return SourceState(
         path=path,
@@ -138,7 +155,18 @@ async def _look_at_path(git: Git, path: Path, base: str | None) -> SourceState:
         shallow=facts.shallow,
         git_dir=facts.git_dir,
         object_format=facts.object_format,
+        partial=partial,
     )
+
+
+def _is_partial(git_dir: Path) -> bool:
+    """Whether this is a partial clone: its packs that lack something are marked so."""
+    return next((git_dir / "objects/pack").glob("*.promisor"), None) is not None
+
+
+async def _need_all_of(git: Git, tree: str, *, at: Path | None = None, git_dir: Path | None = None) -> None:
+    """Raises `GitError`, which names a promisor, where files of the tree are missing."""
+    await git.run("rev-list", "--objects", "--quiet", tree, at=at, git_dir=git_dir, seconds=600)
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,9 @@ from typing import Any, Self
 import anyio
 
 from nightcrew_workspaces.box import Box
+from nightcrew_workspaces.cache import CacheSize, discard, trim_caches
 from nightcrew_workspaces.checkpoint import PICK_FILES, SHADOW, SHADOW_SETTINGS, Base, Checkpoint, Shadow
+from nightcrew_workspaces.depot import make_depot
 from nightcrew_workspaces.errors import GitError, HarvestRefused, WorkspaceError
 from nightcrew_workspaces.files import Files
 from nightcrew_workspaces.folders import Size, give_to, make_folder, make_root, remove_tree, sync_folder
@@ -36,7 +38,7 @@ from nightcrew_workspaces.git import IDENTITY, SHA, Git, safe_config
 from nightcrew_workspaces.gitbox import GitBox
 from nightcrew_workspaces.harvest import MAX_PACK_MIB, Harvest, take_in
 from nightcrew_workspaces.policy import WORKSPACE, BoxPolicy, BoxUser, Limits, Mount
-from nightcrew_workspaces.repository import make_depot, make_repository, publish
+from nightcrew_workspaces.repository import make_repository, publish
 from nightcrew_workspaces.source import Source, SourceState, look
 from nightcrew_workspaces.user import unreachable
 
@@ -108,6 +110,7 @@ class Workspaces:
         self.path = path
         self.limits = limits or Limits()
         self.mirrors = mirrors or self.root / ".mirrors"
+        self.caches = self.root / ".caches"
         self._remote_env = dict(remote_env or {})
 
     async def look(self, repo: str, base: str | None = None) -> SourceState:
@@ -121,16 +124,11 @@ class Workspaces:
         Raises `RepositoryError` for a source that cannot be used, `BoxUnavailable` where nothing can be confined.
         """
         folder = self._folder(task)
-        git = self.git
-        source = await look(git, Source(repo, base), self.mirrors)
+        source = await look(self.git, Source(repo, base), self.mirrors)
         await self.remove(task)
         making = self.root / f".new-{task}-{secrets.token_hex(6)}"
         try:
-            make_folder(making)
-            await make_depot(git, source, making / "depot.git", self.user)
-            workspace = Workspace(self, making, source)
-            await workspace.check_out()
-            _write_marker(making, source)
+            await self._make(making, source)
             making.rename(folder)
             sync_folder(self.root)
         except BaseException:
@@ -138,6 +136,21 @@ class Workspaces:
                 await anyio.to_thread.run_sync(remove_tree, making)
             raise
         return Workspace(self, folder, source)
+
+    async def _make(self, making: Path, source: SourceState) -> None:
+        """Make a whole workspace in a new directory. A cache that proves broken at the checkout is made anew, once."""
+        for last in (False, True):
+            make_folder(making)
+            cache = await make_depot(self.git, source, making / "depot.git", self.user, self.caches)
+            try:
+                await Workspace(self, making, source).check_out()
+                break
+            except GitError:
+                if last or cache is None:
+                    raise
+                await discard(cache)
+                await anyio.to_thread.run_sync(remove_tree, making)
+        _write_marker(making, source)
 
     async def reopen(self, task: str) -> Workspace:
         """Go on with a workspace after a crash: locks of killed commands are removed, a broken `.git` is made anew.
@@ -167,6 +180,10 @@ class Workspaces:
         making = [path for path in self.root.glob(".new-*") if path.name[len(".new-") : -13] not in busy]
         for leftover in (*making, *self.root.glob(".gone-*")):
             await anyio.to_thread.run_sync(remove_tree, leftover)
+
+    async def trim_caches(self, *, max_age_seconds: float, max_bytes: float) -> list[CacheSize]:
+        """Remove caches of sources that were not used for so long, or that are over the size; returns what went."""
+        return await trim_caches(self.caches, max_age_seconds=max_age_seconds, max_bytes=max_bytes)
 
     def tasks(self) -> list[str]:
         """The tasks that have a workspace, sorted."""

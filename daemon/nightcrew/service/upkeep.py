@@ -117,6 +117,10 @@ async def trim(config: Config, journal: Journal, workspaces: Workspaces, say: Sa
             log.warning("the workspace %s cannot be removed: %s", one.path, error)
         else:
             say(f"removed the workspace of task {one.task} ({one.bytes / 1024**2:.1f} MiB): {why}")
+    settings = config.workspaces
+    age, most = settings.max_age_days * 86400, settings.cache_gib * 1024**3
+    for cache in await workspaces.trim_caches(max_age_seconds=age, max_bytes=most):
+        say(f"removed {cache.path}, the cache of a source ({cache.bytes / 1024**2:.1f} MiB): unused or over the size")
 
 
 async def leave(config: Config, workspaces: Workspaces, task: str) -> str:
