@@ -22,6 +22,10 @@ TOOLS: dict[str, str] = {
     "git_commit": "git",
     "git_restore": "git",
     "run_command": "shell",
+    "start_command": "shell",
+    "read_output": "shell",
+    "write_input": "shell",
+    "stop_command": "shell",
     "task_submit": "tasks",
     "task_list": "tasks",
     "task_show": "tasks",
@@ -64,8 +68,12 @@ class Grants:
         return self.allow is None or name in self.allow
 
 
-EXECUTOR = Grants(frozenset({"files", "git", "shell"}))
-"""Everything that can be done inside one workspace."""
+BACKGROUND = frozenset({"start_command", "read_output", "write_input", "stop_command"})
+"""Commands that go on while others run."""
+
+EXECUTOR = Grants(frozenset({"files", "git", "shell"}), deny=BACKGROUND)
+"""Everything that can be done inside one workspace; a server and its client fit into one command, and each tool more
+stands in every prompt."""
 
 PLANNER = Grants(
     frozenset({"files", "git"}),

@@ -3,8 +3,8 @@
     error[code]: what was wrong, and what to do next.
 
 Codes of our own: `unknown_tool`, `unknown_argument`, `missing_argument`, `bad_argument`, `outside`, `not_found`, `git`,
-`box`, `workspace`, `no_tasks`, `no_service`, `internal`. Those of `nightcrew_workspaces.errors.FileError` pass through,
-except that its `bad_request` is a `bad_argument` here.
+`box`, `workspace`, `no_tasks`, `no_service`, `internal`. Those of `FileError` and `BackgroundError` in
+`nightcrew_workspaces.errors` pass through, except that `bad_request` is a `bad_argument` here.
 Sizes are in bytes of UTF-8.
 """
 
@@ -16,7 +16,7 @@ import posixpath
 from collections.abc import Sequence
 
 from nightcrew_tools.contract import NoQueue, TaskNotFound, TaskRefused
-from nightcrew_workspaces.errors import BoxError, BoxUnavailable, FileError, GitError, WorkspaceError
+from nightcrew_workspaces.errors import BackgroundError, BoxError, BoxUnavailable, FileError, GitError, WorkspaceError
 
 ANSWER_BYTES = 16 * 1024
 """Most of a file, diff or report in one answer: about 4,000 tokens."""
@@ -47,6 +47,8 @@ def as_tool_error(tool: str, error: Exception) -> ToolError:
     match error:
         case FileError():
             code, message = "bad_argument" if error.code == "bad_request" else error.code, error.message
+        case BackgroundError():
+            code, message = error.code, error.message
         case TaskNotFound():
             code, message = "not_found", f"{error}; task_list shows the tasks"
         case NoQueue():
@@ -121,14 +123,19 @@ def head_and_tail(text: str, limit: int, *, omitted: int = 0) -> str:
 
     `omitted` bytes are gone already from the middle of `text`.
     """
+    return cut_middle(text, limit, omitted)[0]
+
+
+def cut_middle(text: str, limit: int, omitted: int) -> tuple[str, int]:
+    """The same, and how many bytes are gone then."""
     data = text.encode(errors="replace")
     if len(data) <= limit:
-        return text
+        return text, omitted
     first = data.rfind(b"\n", 0, limit // 3) + 1 or limit // 3
     last = data.find(b"\n", len(data) - (limit - first)) + 1 or len(data) - (limit - first)
     gone = last - first + omitted
     above, below = data[:first].decode(errors="ignore"), data[last:].decode(errors="ignore")
-    return f"{above.rstrip()}\n[... {gone} bytes left out ...]\n{below}"
+    return f"{above.rstrip()}\n[... {gone} bytes left out ...]\n{below}", gone
 
 
 def bounded(text: str) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
+from nightcrew_workspaces.background import Reading
 from nightcrew_workspaces.box import CommandResult
 from nightcrew_workspaces.file_facts import (
     Edit,
@@ -81,6 +82,7 @@ class BoxPort(Protocol):
         stdin: bytes = b"",
         on_output: OnOutput | None = None,
         env: Mapping[str, str] | None = None,
+        cwd: str | None = None,
     ) -> CommandResult: ...
 
 
@@ -100,6 +102,13 @@ class GitPort(Protocol):
     async def look(self, path: str, names: Sequence[str] = ()) -> GitFolder: ...
 
 
+class BackgroundPort(Protocol):
+    async def start(self, command: str | Sequence[str], *, cwd: str | None = None) -> str: ...
+    async def read(self, handle: str, *, seconds: float = 0.0, until: str | None = None) -> Reading: ...
+    async def write(self, handle: str, text: str, *, close: bool = False) -> None: ...
+    async def stop(self, handle: str) -> Reading: ...
+
+
 class WorkspacePort(Protocol):
     @property
     def base_commit(self) -> str | None:
@@ -115,5 +124,7 @@ class WorkspacePort(Protocol):
     def box(self) -> BoxPort: ...
     @property
     def git(self) -> GitPort: ...
+    @property
+    def background(self) -> BackgroundPort: ...
     @property
     def files(self) -> FilesPort: ...

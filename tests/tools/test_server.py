@@ -16,7 +16,7 @@ from nightcrew_tools.schema import openai_tools
 from nightcrew_tools.server import build_server
 from nightcrew_workspaces.errors import BoxError, FileError, GitError, WorkspaceError
 
-pytestmark = [pytest.mark.anyio, pytest.mark.timeout(30)]
+pytestmark = [pytest.mark.anyio, pytest.mark.timeout(60)]
 
 GOLDEN = Path(__file__).with_name("tools.golden.json")
 ERAS = pytest.mark.parametrize("mode", ["auto", "legacy"])
@@ -109,7 +109,8 @@ async def test_annotations_tell_readers_from_writers():
         "task_list", "task_show", "task_report", "task_diff",
     }  # fmt: skip
     assert {name for name, hint in hints.items() if hint.destructive_hint} == {
-        "write_file", "edit_file", "delete_file", "git_restore", "run_command", "task_cancel",
+        "write_file", "edit_file", "delete_file", "git_restore", "run_command", "start_command",
+        "stop_command", "task_cancel",
     }  # fmt: skip
     assert all(hint.open_world_hint is False for hint in hints.values())
 

@@ -7,10 +7,14 @@ from pathlib import Path
 
 import anyio
 import pytest
+from mcp.client import Client
 
+from nightcrew_tools.grants import BACKGROUND, EXECUTOR, PLANNER, Grants
 from nightcrew_tools.output import COMMAND_BYTES
+from nightcrew_tools.server import build_server
 
-pytestmark = [pytest.mark.anyio, pytest.mark.timeout(30)]
+pytestmark = [pytest.mark.anyio, pytest.mark.timeout(60)]
+ERAS = pytest.mark.parametrize("mode", ["auto", "legacy"])
 
 
 async def test_a_command_answers_with_its_exit_and_its_output(session):
@@ -87,6 +91,115 @@ async def test_a_command_that_takes_too_much_memory_is_killed_and_told_the_limit
 async def test_a_command_that_means_nothing_is_refused(session, arguments):
     async with session() as tools:
         assert (await tools.fail("run_command", **arguments)).startswith("error[bad_argument]: ")
+
+
+async def test_a_program_with_arguments_is_run_without_a_shell(session):
+    async with session() as tools:
+        text = await tools("run_command", command="printf", args=["%s|", "$HOME", "a b", "*"])
+        assert text.splitlines()[1] == "$HOME|a b|*|"
+        assert (await tools("run_command", command="echo $((1 + 1))", args=[])).endswith("\n2")
+        text = await tools("run_command", command="ls -a", args=["/"])
+        assert text.startswith("exit 127 after ")
+
+
+async def test_a_command_has_a_directory_and_an_input(session):
+    async with session() as tools:
+        assert (await tools("run_command", command="pwd; cat", cwd="src", stdin="hällo")).endswith(
+            "\n/workspace/src\nhällo"
+        )
+        assert (await tools("run_command", command="pwd", cwd="/workspace")).endswith("\n/workspace")
+        assert (await tools("run_command", command="pwd", cwd="../tmp")).endswith("\n/tmp")
+        assert await tools.fail("run_command", command="pwd", cwd="none") == (
+            "error[box]: the command cannot run in /workspace/none: there is no such directory"
+        )
+
+
+@ERAS
+async def test_programs_are_told_how_a_command_ended(workspace, mode):
+    async with Client(build_server(EXECUTOR, workspace=workspace, facts="always"), mode=mode) as client:
+        ended = (await client.call_tool("run_command", {"command": "seq 1 100000; exit 3"})).structured_content
+        timed = {"command": "sleep 60", "timeout_seconds": 0.2}
+        stopped = (await client.call_tool("run_command", timed)).structured_content
+    assert ended.pop("seconds") > 0
+    assert ended.pop("omitted_bytes") > 580_000
+    assert ended == {"ended": "exited", "exit_code": 3}
+    assert (stopped["ended"], stopped["exit_code"], stopped["omitted_bytes"]) == ("timeout", None, 0)
+
+
+SHELL = Grants(frozenset({"shell"}))
+SERVER = "echo starting; exec python3 -u -m http.server --bind 127.0.0.1 8000"
+CLIENT = "python3 -c 'from urllib.request import urlopen; print(urlopen(\"http://localhost:8000/README.md\").read())'"
+
+
+@ERAS
+async def test_a_server_is_started_reached_read_and_stopped(session, mode):
+    async with session(SHELL, mode=mode) as tools:
+        assert (await tools("start_command", command=SERVER)).startswith("p1: running for ")
+        assert "Serving HTTP" in await tools("read_output", handle="p1", wait_for="Serving HTTP")
+        assert (await tools("run_command", command=CLIENT)).endswith("\nb'# Sums\\n'")
+        assert "GET /README.md" in await tools("read_output", handle="p1", wait_for="GET")
+        assert (await tools("read_output", handle="p1", wait_seconds=0)).endswith(" s\n(no new output)")
+        assert (await tools("stop_command", handle="p1")).startswith("p1: stopped after ")
+        assert "ConnectionRefused" in await tools("run_command", command=CLIENT)
+        assert await tools.fail("read_output", handle="p1") == (
+            "error[not_found]: there is no background command 'p1'; there are: none"
+        )
+
+
+async def test_a_background_command_is_written_to_and_its_end_is_told(session):
+    async with session(SHELL) as tools:
+        started = await tools("start_command", command="python3", args=["-c", "print(input('name? ')); print(input())"])
+        assert "name?" in started or "name?" in await tools("read_output", handle="p1", wait_for="name?")
+        assert (await tools("write_input", handle="p1", text="Ann\n")).endswith("\nAnn")
+        ended = await tools("write_input", handle="p1", text="", close=True)
+        ended += await tools("read_output", handle="p1", wait_for="never")
+        assert "EOFError" in ended
+        assert "p1: exit 1 after " in ended
+        assert (await tools.fail("write_input", handle="p1", text="x")).startswith("error[closed]: p1 has ended")
+
+
+async def test_a_command_that_ends_at_once_says_why(session):
+    async with session(SHELL) as tools:
+        text = await tools("start_command", command="exit 4")
+        text = text if "exit" in text else await tools("read_output", handle="p1", wait_for="never")
+        assert text.startswith("p1: exit 4 after ")
+
+
+@ERAS
+async def test_programs_are_told_how_a_background_command_is(workspace, mode):
+    async with Client(build_server(SHELL, workspace=workspace, facts="always"), mode=mode) as client:
+        started = (await client.call_tool("start_command", {"command": "echo up; sleep 1000"})).structured_content
+        stopped = (await client.call_tool("stop_command", {"handle": "p1"})).structured_content
+    assert (started["handle"], started["state"], started["exit_code"]) == ("p1", "running", None)
+    assert (stopped["handle"], stopped["state"], stopped["omitted_bytes"]) == ("p1", "stopped", 0)
+
+
+@ERAS
+async def test_cancelling_a_start_stops_what_it_started(session, workspace, mode):
+    word = f"78{os.getpid()}{time.monotonic_ns() % 10**6:06}"
+    async with session(SHELL, mode=mode) as tools, anyio.create_task_group() as group:
+        group.start_soon(tools.client.call_tool, "start_command", {"command": f"sleep {word}"})
+        with anyio.fail_after(20):
+            while not _running(word):  # noqa: ASYNC110 - see below
+                await anyio.sleep(0.01)
+        group.cancel_scope.cancel()
+    with anyio.fail_after(10):
+        while _running(word):  # noqa: ASYNC110 - the end of a stray process sends no event
+            await anyio.sleep(0.05)
+    assert workspace.background.list() == []
+
+
+async def test_background_commands_are_gone_with_the_workspace(session, workspace):
+    word = f"79{os.getpid()}{time.monotonic_ns() % 10**6:06}"
+    async with session(SHELL) as tools:
+        await tools("start_command", command=f"setsid sleep {word} & sleep {word}")
+    assert _running(word)
+    await workspace.aclose()
+    assert not _running(word)
+
+
+def test_the_crew_is_given_no_background_commands():
+    assert not any(EXECUTOR.permit(name, writes=True) or PLANNER.permit(name, writes=True) for name in BACKGROUND)
 
 
 def _running(word: str) -> bool:

@@ -75,6 +75,11 @@ def test_the_whole_policy_is_told_to_bubblewrap():
     assert " ".join(told) == " ".join(SNAPSHOT.split())
 
 
+def test_a_box_that_joins_a_network_makes_none():
+    assert "--unshare-net" in arguments(policy())
+    assert [each for each in arguments(policy()) if each != "--unshare-net"] == arguments(policy(joins=4711))
+
+
 def test_limits_are_set_inside_where_they_count_for_one_box():
     limits = Limits(processes=64, file_mib=3, open_files=99)
     told = inner_command(resource_limits(limits), ["make", "test"])

@@ -1,8 +1,10 @@
 """Workspaces: boxes that confine commands, private clones for tasks, checkpoints, and what comes out of them."""
 
+from nightcrew_workspaces.background import Background, Reading
 from nightcrew_workspaces.box import Box, Captured, CommandResult, Ended, self_test
 from nightcrew_workspaces.checkpoint import Checkpoint, LeftOut
 from nightcrew_workspaces.errors import (
+    BackgroundError,
     BoxError,
     BoxUnavailable,
     FileCode,
@@ -36,6 +38,8 @@ from nightcrew_workspaces.workspace import Workspace, Workspaces, default_root
 
 __all__ = [
     "WORKSPACE",
+    "Background",
+    "BackgroundError",
     "Box",
     "BoxError",
     "BoxPolicy",
@@ -66,6 +70,7 @@ __all__ = [
     "Match",
     "Mount",
     "Outline",
+    "Reading",
     "RepositoryError",
     "SearchResult",
     "Source",

@@ -24,6 +24,7 @@ import anyio
 from nightcrew_workspaces.egress_mount import BRIDGE, EgressMount
 from nightcrew_workspaces.errors import BoxUnavailable
 from nightcrew_workspaces.failure import start_failure
+from nightcrew_workspaces.loopback import Loopback
 from nightcrew_workspaces.memory import MemoryWatch
 from nightcrew_workspaces.output import Transcript
 from nightcrew_workspaces.policy import SUPPORT, WORKSPACE, BoxPolicy, BoxUser, Limits, Mount
@@ -78,6 +79,8 @@ class Box:
     def __init__(self, policy: BoxPolicy) -> None:
         bridge = {BRIDGE: _bridge()} if policy.network is not None else {}
         self.policy = replace(policy, files={**support_files(), **bridge, **policy.files})
+        self.loopback: Loopback | None = None
+        """What `run` and background commands share; None as long as each has one of its own."""
 
     def with_network(self, network: EgressMount | None) -> Box:
         """The same box with this way out, or with none."""
@@ -92,15 +95,17 @@ class Box:
         on_output: Callable[[str], None] | None = None,
         env: Mapping[str, str] | None = None,
         mounts: Sequence[Mount] = (),
+        cwd: str | None = None,
     ) -> CommandResult:
         """Run a command to its end; a `str` goes through the shell. Nothing of it is alive afterwards.
 
-        `seconds` is the limit of this command, the policy's when None. Cancelling kills everything it started.
+        `seconds` is the limit of this command, the policy's when None. `cwd` is an absolute path in the box. Cancelling
+        kills everything it started.
         Raises `BoxUnavailable` or `BoxError` when it could not be started, never for what it did.
         """
-        argv = _through_shell(command) if isinstance(command, str) else tuple(command)
+        argv = command_argv(command)
         begun = time.monotonic()
-        running = Running(self._policy(env, mounts), seconds)
+        running = Running(self.command_policy(env, mounts, cwd), seconds)
         limits = running.policy.limits
         transcript = Transcript(limits.output_bytes, on_output)
         sink = running.output(transcript.feed, limits.flood_mib << 20)
@@ -160,6 +165,15 @@ class Box:
         pipe.close_write_end()
         reader, writer = await asyncio.open_unix_connection(sock=ours)
         return BoxChannel(process, policy, reader, writer, pipe, errors)
+
+    def command_policy(
+        self, env: Mapping[str, str] | None = None, mounts: Sequence[Mount] = (), cwd: str | None = None
+    ) -> BoxPolicy:
+        """The policy of one command that a model wants, in the directory `cwd` and the network that is shared."""
+        policy = self._policy(env, mounts)
+        if self.loopback is not None:
+            policy = replace(policy, joins=self.loopback.pid)
+        return policy if cwd is None else replace(policy, chdir=cwd)
 
     def _policy(self, env: Mapping[str, str] | None, mounts: Sequence[Mount]) -> BoxPolicy:
         if not env and not mounts:
@@ -308,6 +322,9 @@ def _open_directory(user: BoxUser) -> Generator[Path]:
         shutil.rmtree(directory, ignore_errors=True)
 
 
-def _through_shell(command: str) -> tuple[str, ...]:
+def command_argv(command: str | Sequence[str]) -> tuple[str, ...]:
+    """A command as it is started; a `str` goes through the shell."""
+    if not isinstance(command, str):
+        return tuple(command)
     shell = "/bin/bash" if Path("/usr/bin/bash").exists() else "/bin/sh"
     return (shell, "-c", command)

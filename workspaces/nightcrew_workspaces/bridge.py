@@ -151,7 +151,8 @@ def _leave_behind(listener: socket.socket, path: str) -> None:
 
 
 def main(path: str, port: str, command: list[str]) -> None:
-    listener = socket.create_server(("127.0.0.1", int(port)), backlog=128)
+    # Boxes that share a loopback have a bridge each, all to the same socket.
+    listener = socket.create_server(("127.0.0.1", int(port)), backlog=128, reuse_port=True)
     _leave_behind(listener, path)
     listener.close()
     for ignored in (signal.SIGPIPE, signal.SIGXFSZ):  # by Python, and a command would inherit that

@@ -5,6 +5,7 @@ WorkspaceError
 ├── BoxError           a box could not be started for one command, or ended in the middle of an operation
 ├── RootRefused        a directory may not be shown to outside clients: says why and what to do
 ├── EgressError        the way out of a box cannot be made
+├── BackgroundError    a background command cannot be had, or takes no input: a stable code and what to do
 ├── RepositoryError    the source repository cannot be used: not there, not git, no commit, unknown base
 ├── GitError           a git command failed where it should not have
 ├── HarvestRefused     what a box committed may not leave it: says which path and why
@@ -37,6 +38,9 @@ FileCode = Literal[
 ]
 """Codes of `FileError`. The last three are about the request itself: malformed, not answered in time, an OS error."""
 
+BackgroundCode = Literal["not_found", "too_many", "closed", "timeout"]
+"""Codes of `BackgroundError`; the last two are about writing to one."""
+
 FILE_CODES: frozenset[str] = frozenset(get_args(FileCode))
 
 
@@ -63,6 +67,15 @@ class RootRefused(WorkspaceError):
 
 class EgressError(WorkspaceError):
     """The socket of a box's way out cannot be made."""
+
+
+class BackgroundError(WorkspaceError):
+    """Something is wrong with what was asked of background commands. `code` is stable and for programs."""
+
+    def __init__(self, code: BackgroundCode, message: str) -> None:
+        self.code: BackgroundCode = code
+        self.message = message
+        super().__init__(message)
 
 
 class RepositoryError(WorkspaceError):

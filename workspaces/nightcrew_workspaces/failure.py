@@ -14,6 +14,7 @@ _NAMESPACES = (
     "user.max_user_namespaces above 0; in a container start it with "
     "--security-opt seccomp=unconfined --security-opt apparmor=unconfined --security-opt systempaths=unconfined."
 )
+NETWORK_GONE = "the network that this task's commands share is gone; stop its background commands"
 _NAMESPACE_WORDS = ("namespace", "uid map", "gid map", "uid_map", "gid_map", "mount proc", "loopback", "RTM_NEWADDR")
 
 
@@ -23,6 +24,10 @@ def start_failure(policy: BoxPolicy, said: str) -> BoxError | BoxUnavailable:
     for source in (*(mount.source for mount in policy.mounts), *policy.read_only):
         if (blocked := unreachable(source, policy.user)) is not None:
             return _blocked(source, blocked, policy.user.name)
+    if "nsenter" in said:
+        return BoxError(f"{NETWORK_GONE} ({said})")
+    if "chdir to" in said:
+        return BoxError(f"the command cannot run in {policy.chdir}: there is no such directory")
     if "execvp" in said and "prlimit" in said:
         return BoxUnavailable("/usr/bin/prlimit is not installed", "Install it (Debian: apt-get install util-linux).")
     if any(word in said for word in _NAMESPACE_WORDS):

@@ -142,6 +142,8 @@ class BoxPolicy:
     chdir: str = WORKSPACE
     network: EgressMount | None = None
     """The way out, when there is one: nothing else leads out of a box."""
+    joins: int | None = None
+    """Process whose network the command has, see `loopback`; None for a network of its own."""
 
     def __post_init__(self) -> None:
         for path in self.read_only:
@@ -185,8 +187,9 @@ def bwrap_arguments(policy: BoxPolicy, *, seccomp_fd: int, status_fd: int, file_
     Raises `ValueError` for a NUL character: in the list that `--args` reads it would begin a new option.
     """
     arguments = [
-        *("--unshare-user", "--unshare-ipc", "--unshare-pid", "--unshare-net", "--unshare-uts"),
-        *("--unshare-cgroup-try", "--disable-userns", "--die-with-parent", "--new-session"),
+        *("--unshare-user", "--unshare-ipc", "--unshare-pid"),
+        *(("--unshare-net",) if policy.joins is None else ()),
+        *("--unshare-uts", "--unshare-cgroup-try", "--disable-userns", "--die-with-parent", "--new-session"),
         *("--cap-drop", "ALL", "--uid", str(_UID), "--gid", str(_UID), "--clearenv"),
         *_system_arguments(file_fds),
         *_mount_arguments(policy),

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from nightcrew_workspaces.errors import BoxError, BoxUnavailable
+from nightcrew_workspaces.failure import NETWORK_GONE
 from nightcrew_workspaces.policy import (
     TAG,
     BoxPolicy,
@@ -145,7 +146,7 @@ def start(policy: BoxPolicy, argv: Sequence[str], *, stdin: int, stdout: int, st
     Raises `BoxUnavailable` when this machine cannot confine it, `BoxError` when the command cannot be passed on.
     """
     _check_command(argv)
-    programs = _programs(policy.user)
+    programs = _programs(policy)
     with ExitStack() as opened:
 
         def held(content: bytes) -> int:
@@ -234,16 +235,35 @@ def _popen(argv: Sequence[str], stdio: tuple[int, int, int], pass_fds: Iterable[
         raise BoxError(f"the box could not be started: {error}") from error
 
 
-def _programs(user: BoxUser) -> list[str]:
-    """How bubblewrap is called, with the change of user before it."""
+def as_user(user: BoxUser) -> list[str]:
+    """What goes before a program to run it as the boxes' user. Raises `BoxUnavailable` where that would be root."""
     if user.uid == 0 or (os.geteuid() == 0 and not user.switch):
         remedy = "Set `box.user` to an unprivileged account."
         raise BoxUnavailable("boxes cannot run as root, for whom they are no boundary", remedy)
-    bwrap = _program("bwrap", "bubblewrap")
     if not user.switch:
-        return [bwrap]
+        return []
     change = [f"--reuid={user.uid}", f"--regid={user.gid}", "--clear-groups", "--inh-caps=-all", "--"]
-    return [_program("setpriv", "util-linux"), *change, bwrap]
+    return [_program("setpriv", "util-linux"), *change]
+
+
+def _programs(policy: BoxPolicy) -> list[str]:
+    """How bubblewrap is called: with the change of user before it, and the way into a network that is shared."""
+    programs = as_user(policy.user)
+    if policy.joins is not None:
+        _check_network(policy.joins)
+        programs += [_program("nsenter", "util-linux"), f"--target={policy.joins}"]
+        programs += ["--user", "--net", "--preserve-credentials", "--"]
+    return [*programs, _program("bwrap", "bubblewrap")]
+
+
+def _check_network(holder: int) -> None:
+    """The holder is a child that has not been waited for, so its number cannot have become another process's."""
+    try:
+        apart = not Path(f"/proc/{holder}/ns/net").samefile("/proc/self/ns/net")
+    except OSError:
+        raise BoxError(NETWORK_GONE) from None
+    if not apart:
+        raise BoxError("the network to join is the machine's own")
 
 
 def _program(name: str, package: str) -> str:

@@ -27,6 +27,7 @@ from typing import Any, Self
 
 import anyio
 
+from nightcrew_workspaces.background import Background
 from nightcrew_workspaces.box import Box
 from nightcrew_workspaces.cache import CacheSize, discard, trim_caches
 from nightcrew_workspaces.checkpoint import PICK_FILES, SHADOW, SHADOW_SETTINGS, Base, Checkpoint, Shadow
@@ -221,7 +222,7 @@ class Workspaces:
 
 
 class Workspace:
-    """A task's clone and everything that is done with it. An async context manager: leaving it stops its helpers.
+    """A task's clone and everything that is done with it. An async context manager: leaving it stops what runs there.
 
     One operation runs at a time; commands in `box` are the caller's to order.
     """
@@ -241,6 +242,7 @@ class Workspace:
         clone = Mount(self.clone, WORKSPACE, writable=True)
         shadow = Mount(folder / "shadow.git", SHADOW, writable=True)
         self.box = Box(workspaces.policy((clone, depot)))
+        self.background = Background(self.box)
         self.files = Files(self.box)
         self.git = GitBox(self.box)
         self._git_box = Box(workspaces.git_policy((clone, depot, shadow)))
@@ -256,7 +258,13 @@ class Workspace:
         await self.aclose()
 
     async def aclose(self) -> None:
-        """Stop the helpers. The workspace stays on the disk."""
+        """Stop background commands and the helpers. The workspace stays on the disk."""
+        try:
+            await self.background.aclose()
+        finally:
+            await self._stop_helpers()
+
+    async def _stop_helpers(self) -> None:
         try:
             await self.git.aclose()
         finally:
