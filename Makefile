@@ -3,7 +3,7 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help demo test check run setup bench clean
+.PHONY: help demo test check run setup bench mcpb clean
 
 RUN := .venv/bin/
 DEMO ?=
@@ -14,6 +14,7 @@ help:
 	@echo "make test    the tests (TEST='-k NAME' chooses)"
 	@echo "make check   formatting, types, import rules"
 	@echo "make run     the service in the foreground"
+	@echo "make mcpb    dist/nightcrew.mcpb, the bundle for Claude Desktop"
 	@echo "make bench   the benchmarks; each prints a table and a JSON line"
 
 demo: setup
@@ -30,6 +31,9 @@ check: setup
 
 run: setup
 	$(RUN)nightcrew up
+
+mcpb: setup
+	$(RUN)python scripts/mcpb
 
 bench: setup
 	$(RUN)python bench/overhead.py

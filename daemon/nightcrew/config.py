@@ -101,6 +101,24 @@ class WorkspaceSettings(Frozen):
         return self.keep == "all" or (self.keep == "failed" and outcome is not Outcome.DELIVERED)
 
 
+class McpSettings(Frozen):
+    """The service's own door for MCP clients; closed while `listen` is absent."""
+
+    listen: str | None = None
+    """`HOST:PORT`; clients come to /mcp there."""
+    token_file: Path | None = None
+    """Bearer tokens and their scopes; needed where other machines can come in."""
+    host_names: tuple[str, ...] = ()
+    """More names under which clients reach it."""
+    roots: tuple[Path, ...] = ()
+    """Directories for the file, git and shell tools; without one there are the task tools alone."""
+    tools: tuple[str, ...] | None = None
+    """Of files, git, shell and tasks; all that can work when absent."""
+    read_only: bool = False
+    allow: tuple[str, ...] | None = None
+    deny: tuple[str, ...] = ()
+
+
 class Config(Frozen):
     """The whole configuration file."""
 
@@ -110,6 +128,7 @@ class Config(Frozen):
     """Default crew; found by looking on the usual local ports when absent."""
     crews: dict[str, CrewSettings] = Field(default_factory=dict[str, "CrewSettings"])
     box: BoxSettings = BoxSettings()
+    mcp: McpSettings = McpSettings()
     limits: Limits = Limits()
     concurrency: Annotated[int, Field(ge=1, le=256)] = 4
     """Tasks at the same time."""
@@ -139,6 +158,11 @@ class Config(Frozen):
     @property
     def rejected(self) -> Path:
         return self.home / "rejected"
+
+    @property
+    def mcp_audit(self) -> Path:
+        """The log of what outside clients call."""
+        return self.home / "mcp-audit.jsonl"
 
     @property
     def journal(self) -> Path:

@@ -5,6 +5,7 @@ A tool that is not granted is not registered, so a model can neither see it nor 
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from difflib import get_close_matches
 
@@ -81,3 +82,23 @@ PLANNER = Grants(
     allow=frozenset({"read_file", "list_files", "search_files", "git_log", "git_diff"}),
 )
 """Looking around, changing nothing."""
+
+
+def outside_grants(
+    tools: Collection[str] | None,
+    *,
+    has_roots: bool,
+    read_only: bool = False,
+    allow: Collection[str] | None = None,
+    deny: Collection[str] = (),
+) -> Grants:
+    """What outside clients are granted. Raises `ValueError` for a name that does not exist, or where roots are missing.
+
+    To approve a result is a person's doing: a client may only where `allow` names the tool.
+    """
+    families = frozenset(tools if tools is not None else FAMILIES if has_roots else ("tasks",))
+    _known("family", families, FAMILIES)
+    if families - {"tasks"} and not has_roots:
+        raise ValueError(f"{', '.join(sorted(families - {'tasks'}))} need a directory to work on: name a root")
+    chosen = frozenset(allow) if allow is not None else None
+    return Grants(families, read_only=read_only, allow=chosen, deny=frozenset(deny))

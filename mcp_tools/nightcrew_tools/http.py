@@ -7,7 +7,6 @@ time for the client to take each piece of the answer.
 
 from __future__ import annotations
 
-import ipaddress
 import json
 import time
 from collections.abc import AsyncGenerator, Mapping
@@ -24,6 +23,7 @@ from starlette.applications import Starlette
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from nightcrew_tools.address import Address, check_address
 from nightcrew_tools.tokens import Scope as TokenScope
 from nightcrew_tools.tokens import Token, Tokens
 
@@ -47,65 +47,13 @@ class DoorLimits:
     sessions: int = 256
 
 
-@dataclass(frozen=True)
-class Address:
-    """Where the door listens. `names` are more host names under which clients know it."""
-
-    host: str
-    port: int
-    names: tuple[str, ...] = ()
-
-    @property
-    def is_local(self) -> bool:
-        """Whether only this machine can reach it."""
-        if self.host == "localhost":
-            return True
-        try:
-            return ipaddress.ip_address(self.host).is_loopback
-        except ValueError:
-            return False
-
-    def security(self) -> TransportSecuritySettings:
-        """Host and Origin headers that belong to this door."""
-        local = ("127.0.0.1", "localhost", "[::1]") if self.is_local else ()
-        own = () if self.host in {"0.0.0.0", "::"} else (f"[{self.host}]" if ":" in self.host else self.host,)  # noqa: S104
-        hosts = dict.fromkeys((*own, *self.names, *local))
-        return TransportSecuritySettings(
-            enable_dns_rebinding_protection=True,
-            allowed_hosts=[form for host in hosts for form in (host, f"{host}:*")],
-            allowed_origins=[
-                f"{scheme}://{form}" for scheme in ("http", "https") for host in hosts for form in (host, f"{host}:*")
-            ],
-        )
-
-
-class UnsafeAddress(ValueError):
-    """The door may not listen there: says why and what to do."""
-
-
-def parse_address(text: str, names: tuple[str, ...] = ()) -> Address:
-    """`HOST:PORT`, `:PORT` or `PORT`; the host is this machine alone where none is named. Raises `ValueError`."""
-    host, _, port = text.rpartition(":")
-    host = host.strip("[]") or "127.0.0.1"
-    if not port.isdecimal() or int(port) > 65535:
-        raise ValueError(f"{text!r} is no address; write HOST:PORT, for example 127.0.0.1:8642")
-    return Address(host, int(port), names)
-
-
-def check_address(address: Address, tokens: Tokens | None) -> None:
-    """Raises `UnsafeAddress` where other machines could come in without a token, or under no known name."""
-    if address.is_local:
-        return
-    if tokens is None:
-        raise UnsafeAddress(
-            f"{address.host} can be reached from other machines, so a token is needed: add --token-file FILE "
-            "(it is made where it is not there), or listen on 127.0.0.1"
-        )
-    if not address.security().allowed_hosts:
-        raise UnsafeAddress(
-            f"{address.host} stands for every name of this machine: "
-            "say by --host-name NAME under which one clients come"
-        )
+def _security(address: Address) -> TransportSecuritySettings:
+    """Host and Origin headers that belong to this door."""
+    hosts = address.hosts()
+    origins = [f"{scheme}://{host}" for scheme in ("http", "https") for host in hosts]
+    return TransportSecuritySettings(
+        enable_dns_rebinding_protection=True, allowed_hosts=list(hosts), allowed_origins=origins
+    )
 
 
 def http_app(
@@ -124,7 +72,7 @@ def http_app(
     missing = (tokens.scopes if tokens else {"full"}) - set(servers)
     if missing:
         raise ValueError(f"no server for tokens of scope {', '.join(sorted(missing))}")
-    security = address.security()
+    security = _security(address)
     apps: dict[TokenScope, Starlette] = {
         scope: server.streamable_http_app(
             streamable_http_path=PATH,

@@ -13,7 +13,7 @@ import uvicorn
 from starlette.applications import Starlette
 from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 
-from nightcrew_tools.http import Address
+from nightcrew_tools.address import Address
 
 HEAD_SECONDS = 10.0
 """Longest time for the head of a request to arrive."""

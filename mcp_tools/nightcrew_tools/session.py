@@ -11,11 +11,12 @@ from typing import Any
 import anyio
 from mcp.server import MCPServer
 
+from nightcrew_tools.address import Address
 from nightcrew_tools.audit import AuditLog
 from nightcrew_tools.clients import Facts
 from nightcrew_tools.contract import TaskGateway
 from nightcrew_tools.grants import Grants
-from nightcrew_tools.http import Address, http_app
+from nightcrew_tools.http import http_app
 from nightcrew_tools.listen import listening
 from nightcrew_tools.ports import WorkspacePort
 from nightcrew_tools.server import build_server

@@ -46,7 +46,8 @@ def options_and_words(command: str) -> tuple[list[str], list[str]]:
     words = shlex.split(command)[1:]
     options = [word for word in words if word.startswith("-")]
     names = [word for word in words if re.fullmatch(r"[a-z]+", word)]
-    return options, names[:2] if names[:1] == ["model"] else names[:1]
+    grouped = names[:1] == ["model"] or names[:2] == ["mcp", "install"]
+    return options, names[:2] if grouped else names[:1]
 
 
 @pytest.mark.parametrize("command", [command for command in COMMANDS if command.startswith("nightcrew ")])

@@ -12,8 +12,9 @@ from mcp.client.streamable_http import streamable_http_client
 
 from fakes.gateway import FakeGateway
 from nightcrew_tools import http, listen
+from nightcrew_tools.address import Address, UnsafeAddress, check_address, parse_address
 from nightcrew_tools.grants import Grants
-from nightcrew_tools.http import Address, DoorLimits, UnsafeAddress, check_address, http_app, parse_address
+from nightcrew_tools.http import DoorLimits, http_app
 from nightcrew_tools.session import Offer, serving_http
 from nightcrew_tools.tokens import read_tokens
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from nightcrew.cli import demo, doctor, models, running, tasks, up
+from nightcrew.cli import demo, doctor, mcp, models, running, tasks, up
 from nightcrew.cli.output import HelpFlag, examples, say
 
 _HELP = """A headless crew of local models that turns dropped task files into verified git branches.
@@ -58,6 +58,7 @@ tasks.register(app)
 doctor.register(app)
 demo.register(app)
 models.register(app)
+mcp.register(app)
 
 
 def main() -> None:

@@ -35,6 +35,7 @@ def up(json: JsonFlag = False) -> None:
     from nightcrew.cli.running import make_progress
     from nightcrew.config import load_config
     from nightcrew.service import Service, serve
+    from nightcrew.service.outside import open_door
     from nightcrew.service.worker import open_worker
 
     config = load_config()
@@ -46,6 +47,6 @@ def up(json: JsonFlag = False) -> None:
             typer.echo(recorded.model_dump_json(ensure_ascii=True))
         progress.show(recorded)
 
-    service = Service(config, open_worker=open_worker, say=progress.say, on_event=on_event)
+    service = Service(config, open_worker=open_worker, say=progress.say, open_door=open_door, on_event=on_event)
     say(f"home {config.home}; drop task files into {config.inbox}; results come to {config.outbox}")
     anyio.run(serve, service, progress.say)

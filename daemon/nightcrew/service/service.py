@@ -9,8 +9,8 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import AsyncGenerator, Callable
+from contextlib import AbstractAsyncContextManager, ExitStack, asynccontextmanager
 from pathlib import Path
 
 import anyio
@@ -37,6 +37,15 @@ FIRST_RETRY_SECONDS = 5.0
 LAST_RETRY_SECONDS = 60.0
 
 OnEvent = Callable[[Recorded], None]
+OpenDoor = Callable[[Config, Say], AbstractAsyncContextManager[None]]
+"""Lets outside clients in while the service runs; see `outside.open_door`."""
+
+
+@asynccontextmanager
+async def no_door(config: Config, say: Say) -> AsyncGenerator[None]:
+    """For a service without MCP clients."""
+    del config, say
+    yield
 
 
 class Service:
@@ -48,6 +57,7 @@ class Service:
         *,
         open_worker: OpenWorker,
         say: Say,
+        open_door: OpenDoor = no_door,
         on_event: OnEvent | None = None,
         on_reject: Callable[[str, str], None] | None = None,
     ) -> None:
@@ -55,6 +65,7 @@ class Service:
         refused and why; neither may raise."""
         self._config = config
         self._open_worker = open_worker
+        self._open_door = open_door
         self._say = say
         self._on_event = on_event
         self._on_reject = on_reject
@@ -88,7 +99,7 @@ class Service:
             locks = RunLocks(run_locks(config))
             for task in journal.requeue_dead(locks.is_alive):
                 self._say(f"task {task} was cut off and goes on")
-            async with self._open_worker(config, journal, self._say) as worker:
+            async with self._open_worker(config, journal, self._say) as worker, self._open_door(config, self._say):
                 attendant = Attendant(config, journal, worker, self._name)
                 with anyio.CancelScope() as self._scope:
                     async with anyio.create_task_group() as group:

@@ -1,0 +1,144 @@
+"""Outside clients: a person's directories in a box, the queue behind them, and what of it is offered.
+
+`nightcrew mcp` opens this for one client, the service for everyone who comes to its `/mcp`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Generator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from pathlib import Path
+
+import anyio
+
+from nightcrew.config import Config
+from nightcrew.errors import ConfigError, NightcrewError
+from nightcrew.gateway import JournalGateway
+from nightcrew.journal import Journal
+from nightcrew.journal.locks import ServiceLock
+from nightcrew.service.attendant import Say
+from nightcrew.service.door import validate
+from nightcrew_tools.address import check_address, parse_address
+from nightcrew_tools.clients import Facts
+from nightcrew_tools.contract import NoQueue, TaskGateway, TaskRefused, TaskRequest, TaskView
+from nightcrew_tools.grants import Grants, outside_grants
+from nightcrew_tools.session import Offer, Readiness, serving_http
+from nightcrew_tools.tokens import read_tokens
+from nightcrew_workspaces.box import self_test
+from nightcrew_workspaces.policy import BoxPolicy, Limits
+from nightcrew_workspaces.roots import Roots, check_roots, person, roots_policy, user_of_roots
+
+
+class ServiceGateway(TaskGateway):
+    """The queue of a running service, from whichever process: looks at the journal anew for each call.
+
+    Every method raises `NoQueue` where no service runs on this home, and what `JournalGateway` raises.
+    """
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+
+    async def submit(self, request: TaskRequest, *, origin: str) -> TaskView:
+        """Put a task into the queue. Raises `TaskRefused` for one that could never run."""
+        with self._journal(write=True) as gateway:
+            try:
+                await validate(self._config, request)
+            except NightcrewError as error:
+                raise TaskRefused(str(error)) from error
+            return await gateway.submit(request, origin=origin)
+
+    async def list(self) -> list[TaskView]:
+        with self._journal() as gateway:
+            return await gateway.list()
+
+    async def view(self, task: str) -> TaskView:
+        with self._journal() as gateway:
+            return await gateway.view(task)
+
+    async def cancel(self, task: str) -> TaskView:
+        with self._journal(write=True) as gateway:
+            return await gateway.cancel(task)
+
+    async def report(self, task: str) -> str:
+        with self._journal() as gateway:
+            return await gateway.report(task)
+
+    async def diff(self, task: str) -> str:
+        with self._journal() as gateway:
+            return await gateway.diff(task)
+
+    @contextmanager
+    def _journal(self, *, write: bool = False) -> Generator[JournalGateway]:
+        config = self._config
+        if ServiceLock.owner(config.home) is None:
+            raise NoQueue(f"no service runs on {config.home}: start `nightcrew up`, or set NIGHTCREW_HOME to its home")
+        with Journal.open(config.journal, read_only=not write) as journal:
+            yield JournalGateway(journal, config)
+
+
+@asynccontextmanager
+async def open_offer(
+    config: Config, grants: Grants, roots: tuple[Path, ...], *, facts: Facts = "auto", audit: Path | None = None
+) -> AsyncGenerator[Offer]:
+    """What outside clients get, while the block runs. The box is tested beside the first requests.
+
+    Raises `RootRefused`, `BoxUnavailable`; and where the box does not confine, every tool call does.
+    """
+    gateway = ServiceGateway(config) if "tasks" in grants.families else None
+    if not grants.families - {"tasks"}:
+        yield Offer(grants, gateway=gateway, facts=facts, audit=audit)
+        return
+    async with AsyncExitStack() as stack:
+        workspace = await stack.enter_async_context(open_roots(config, roots, read_only=grants.read_only))
+        readiness = Readiness(lambda: _prepare(workspace, config.box.user))
+        group = await stack.enter_async_context(anyio.create_task_group())
+        group.start_soon(readiness.run)
+        stack.callback(group.cancel_scope.cancel)
+        yield Offer(grants, workspace, gateway, facts, audit, readiness.wait)
+
+
+@asynccontextmanager
+async def open_door(config: Config, say: Say) -> AsyncGenerator[None]:
+    """The service's own `/mcp`, while the block runs; nothing where the configuration opens none.
+
+    Raises `ConfigError`, `RootRefused`, `BoxUnavailable`, and `OSError` where the address is taken.
+    """
+    settings = config.mcp
+    if settings.listen is None:
+        yield
+        return
+    try:
+        grants = outside_grants(
+            settings.tools,
+            has_roots=bool(settings.roots),
+            read_only=settings.read_only,
+            allow=settings.allow,
+            deny=settings.deny,
+        )
+        address = parse_address(settings.listen, settings.host_names)
+        tokens = None if settings.token_file is None else read_tokens(settings.token_file.expanduser())
+        check_address(address, tokens)
+    except ValueError as error:
+        raise ConfigError(f"[mcp]: {error}") from error
+    async with AsyncExitStack() as stack:
+        audit = config.mcp_audit
+        offer = await stack.enter_async_context(open_offer(config, grants, settings.roots, audit=audit))
+        port = await stack.enter_async_context(serving_http(offer, address, tokens))
+        say(f"MCP clients are served at http://{address.host}:{port}/mcp")
+        yield
+
+
+def open_roots(config: Config, paths: tuple[Path, ...], *, read_only: bool) -> Roots:
+    """A box over these directories, as the configuration wants boxes. Raises `RootRefused`, `BoxUnavailable`."""
+    roots = check_roots(paths)
+    box = config.box
+    user = user_of_roots(roots, read_only=read_only, name=box.user)
+    limits = Limits(seconds=box.command_seconds, memory_mib=box.memory_mib)
+    template = BoxPolicy(user=user, mounts=(), read_only=box.read_only, path=box.path, limits=limits)
+    return Roots(roots, roots_policy(template, roots, read_only=read_only, identity=person()))
+
+
+async def _prepare(workspace: Roots, user: str | None) -> None:
+    """Prove that the box confines, then have the file helper ready before it is asked."""
+    await self_test(user)
+    await workspace.files.start()
