@@ -37,6 +37,7 @@ mcpb: setup
 
 bench: setup
 	$(RUN)python bench/overhead.py
+	$(RUN)python bench/box.py
 
 setup: .venv/installed
 

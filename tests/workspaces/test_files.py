@@ -403,6 +403,13 @@ def project(workspace) -> Path:
     return workspace
 
 
+async def test_a_binary_file_is_left_out_of_a_search_whatever_its_name_says(helper, workspace):
+    (workspace / 'a"binary_offset":null').write_bytes(b"find_me\n\0\n")
+    (workspace / 'b"binary_offset":7').write_bytes(b"find_me\n")
+    found = await helper.search("find_me")
+    assert [match.path for match in found.matches] == ['b"binary_offset":7']
+
+
 async def test_a_listing_is_sorted_and_leaves_out_what_is_ignored(helper, project):
     assert await helper.list() == Listing(
         (

@@ -26,6 +26,9 @@ _FILES_AT_ONCE = 500
 _LONGEST_LINE = 500
 _BYTES_PER_MATCH = 2048
 """How much of ripgrep's answer is read for each match that is wanted before the first run is given up."""
+_MESSAGE = b'{"type":"'
+_IS_TEXT = b'"binary_offset":null'  # cannot stand in a path, whose quotation marks have backslashes before them
+_LEAST_THREADS = 4  # one that finds nothing to do sleeps for a millisecond, so on few cores more of them are quicker
 
 
 class Hit(NamedTuple):
@@ -128,6 +131,8 @@ def _narrowed(names: Iterable[str], query: Query) -> Iterator[str]:
 
 def _arguments(query: Query) -> list[str]:
     arguments = [boxd_find.RG, *boxd_find.RG_FLAGS, "--crlf", "--max-filesize", str(LARGEST_FILE)]
+    if (os.cpu_count() or 1) < _LEAST_THREADS:
+        arguments += ["--threads", str(_LEAST_THREADS)]
     return [*arguments, *(["--engine", "auto"] if query.regex else ["--fixed-strings"])]
 
 
@@ -164,18 +169,25 @@ def _hits(lines: Iterable[bytes], query: Query) -> Iterator[Hit]:
     """What ripgrep found, file by file, without binary files and what is known already."""
     hits: list[Hit] = []
     for line in lines:
-        message: dict[str, Any] = json.loads(line)
-        kind, data = message["type"], message["data"]
-        if kind == "end":
-            if data["binary_offset"] is None:
+        kind = _kind(line)
+        if kind == b"end":
+            if _IS_TEXT in line:
                 yield from hits
             hits = []
-        elif kind in {"match", "context"}:
+        elif kind in {b"match", b"context"}:
+            data: dict[str, Any] = json.loads(line.decode())["data"]
             path = os.fsdecode(_bytes(data["path"])).removeprefix("./")
             if not query.is_known(path, data["line_number"]):
                 first = data["submatches"][0]["start"] if data["submatches"] else 0
                 text = _clipped(_bytes(data["lines"]), first)
-                hits.append(Hit(path, data["line_number"], text, kind == "match"))
+                hits.append(Hit(path, data["line_number"], text, kind == b"match"))
+
+
+def _kind(line: bytes) -> bytes:
+    """What a line of ripgrep's JSON is about: mostly its beginning says so, and two of three need no parsing then."""
+    if line.startswith(_MESSAGE):
+        return line[len(_MESSAGE) : line.index(b'"', len(_MESSAGE))]
+    return json.loads(line)["type"].encode()
 
 
 def _bytes(value: dict[str, str]) -> bytes:
