@@ -17,6 +17,15 @@ TOOLS: dict[str, str] = {
     "move_file": "files",
     "list_files": "files",
     "search_files": "files",
+    "read_files": "files",
+    "read_media": "files",
+    "edit_files": "files",
+    "append_file": "files",
+    "copy_file": "files",
+    "make_folder": "files",
+    "list_folder": "files",
+    "show_tree": "files",
+    "file_info": "files",
     "git_status": "git",
     "git_diff": "git",
     "git_log": "git",
@@ -72,9 +81,17 @@ class Grants:
 BACKGROUND = frozenset({"start_command", "read_output", "write_input", "stop_command"})
 """Commands that go on while others run."""
 
-EXECUTOR = Grants(frozenset({"files", "git", "shell"}), deny=BACKGROUND)
-"""Everything that can be done inside one workspace; a server and its client fit into one command, and each tool more
-stands in every prompt."""
+MORE_FILES: frozenset[str] = frozenset(
+    {
+        *("read_files", "read_media", "edit_files", "append_file", "copy_file"),
+        *("make_folder", "list_folder", "show_tree", "file_info"),
+    }
+)
+"""Comforts for outside clients."""
+
+EXECUTOR = Grants(frozenset({"files", "git", "shell"}), deny=BACKGROUND | MORE_FILES)
+"""What is needed inside one workspace: a server and its client fit into one command, and each tool more stands in every
+prompt."""
 
 PLANNER = Grants(
     frozenset({"files", "git"}),

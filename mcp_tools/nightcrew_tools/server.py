@@ -37,6 +37,7 @@ from nightcrew_tools.contract import TaskGateway
 from nightcrew_tools.files import FileTools
 from nightcrew_tools.git import GitTools
 from nightcrew_tools.grants import TOOLS, Grants
+from nightcrew_tools.morefiles import MoreFileTools
 from nightcrew_tools.output import ToolError, as_tool_error, bounded
 from nightcrew_tools.ports import OnOutput, WorkspacePort
 from nightcrew_tools.reply import Media, Reply, facts_value
@@ -128,7 +129,12 @@ def build_server(
     declared: dict[str, tuple[ToolSpec, Handler]] = {}
     families: list[object] = [TaskTools(gateway)]
     if workspace is not None:
-        families += [FileTools(workspace.files), GitTools(workspace), ShellTools(workspace, listen)]
+        families += [
+            FileTools(workspace.files),
+            MoreFileTools(workspace.files),
+            GitTools(workspace),
+            ShellTools(workspace, listen),
+        ]
     elif grants.families - {"tasks"}:
         raise ValueError(f"{', '.join(sorted(grants.families - {'tasks'}))}: these tools need a workspace")
     for family in families:

@@ -105,11 +105,11 @@ async def test_annotations_tell_readers_from_writers():
         hints = {tool.name: tool.annotations for tool in (await client.list_tools()).tools}
     readers = {name for name, hint in hints.items() if hint.read_only_hint}
     assert readers == {
-        "read_file", "list_files", "search_files", "git_status", "git_diff", "git_log",
-        "task_list", "task_show", "task_report", "task_diff",
+        "read_file", "list_files", "search_files", "read_files", "read_media", "list_folder", "show_tree", "file_info",
+        "git_status", "git_diff", "git_log", "task_list", "task_show", "task_report", "task_diff",
     }  # fmt: skip
     assert {name for name, hint in hints.items() if hint.destructive_hint} == {
-        "write_file", "edit_file", "delete_file", "git_restore", "run_command", "start_command",
+        "write_file", "edit_file", "edit_files", "delete_file", "git_restore", "run_command", "start_command",
         "stop_command", "task_cancel",
     }  # fmt: skip
     assert all(hint.open_world_hint is False for hint in hints.values())
@@ -119,7 +119,8 @@ async def test_read_only_grants_register_no_tool_that_writes():
     text = await listed(Grants(FAMILIES, read_only=True))
     names = [entry["function"]["name"] for entry in json.loads(text)]
     assert names == sorted(
-        ["read_file", "list_files", "search_files", "git_status", "git_diff", "git_log",
+        ["read_file", "list_files", "search_files", "read_files", "read_media", "list_folder", "show_tree", "file_info",
+         "git_status", "git_diff", "git_log",
          "task_list", "task_show", "task_report", "task_diff"]
     )  # fmt: skip
 

@@ -54,6 +54,15 @@ async def test_an_untouched_worktree_has_the_bases_tree(work):
     assert (await work.checkpoint()).tree == work.base_tree
 
 
+async def test_what_a_killed_file_helper_leaves_is_in_no_checkpoint_and_gone_after_a_restore(work):
+    await sh(work, "touch .nightcrew-12-0.tmp .nightcrew-notes")
+    await sh(work, "mkdir sub; touch sub/.nightcrew-1-3.tmp")
+    point = await work.checkpoint()
+    assert set(listing(work, point.tree)) == {*FILES, ".nightcrew-notes"}
+    await work.restore(point.tree)
+    assert await sh(work, "find . -name '.nightcrew-*' -not -path './.git/*'") == "./.nightcrew-notes\n"
+
+
 async def test_an_unchanged_worktree_gives_the_same_checkpoint(work):
     await sh(work, "echo 1 > new")
     first = await work.checkpoint()

@@ -14,7 +14,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fakes.boxes import make_box, make_workspace, own
+from fakes.boxes import make_box, own
+from fakes.filework import applied, code_of, put
 from nightcrew_workspaces import boxd, boxd_find, boxd_text, files
 from nightcrew_workspaces.boxd_text import Refused
 from nightcrew_workspaces.errors import BoxError, FileError
@@ -23,33 +24,6 @@ from nightcrew_workspaces.files import Files
 from nightcrew_workspaces.memory import process_tree
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(30)]
-
-
-@pytest.fixture
-def workspace(open_tmp) -> Path:
-    return make_workspace(open_tmp)
-
-
-@pytest.fixture
-async def helper(workspace):
-    opened = Files(make_box(workspace))
-    yield opened
-    await opened.aclose()
-
-
-def put(workspace: Path, **contents: bytes) -> None:
-    """Write files of the boxes' user; `__` in a name stands for a slash and `_` for a dot."""
-    for name, content in contents.items():
-        path = workspace / name.replace("__", "/").replace("_", ".")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content)
-    own(workspace)
-
-
-async def code_of(operation) -> str:
-    with pytest.raises(FileError) as refused:
-        await operation
-    return refused.value.code
 
 
 # Reading
@@ -347,25 +321,6 @@ def test_an_edit_leaves_every_other_byte_as_it_was(before, old, new, after, raw_
     assert result.endswith(tail.encode(codec))
     between = result[len(mark + head.encode(codec)) : len(result) - len(tail.encode(codec))]
     assert between.replace(b"\r\n", b"\n") == new.encode()
-
-
-def applied(text: str, diff: str) -> str:
-    """Apply a unified diff of a text with line feeds, checking what it says about the old text."""
-    lines, result, at = text.splitlines(keepends=True), [], 0
-    body = diff.replace("\n\\ No newline at end of file", "\0").splitlines(keepends=True)[2:]
-    for line in body:
-        mark, content = line[0], line[1:].replace("\0\n", "")
-        if mark == "@":
-            start, _, length = line.split()[1][1:].partition(",")
-            start = int(start) - (length != "0")
-            result += lines[at:start]
-            at = start
-        else:
-            if mark in " -":
-                assert lines[at] == content
-                at += 1
-            result += [content] if mark in " +" else []
-    return "".join(result + lines[at:])
 
 
 @settings(deadline=None)

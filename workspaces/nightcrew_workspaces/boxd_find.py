@@ -169,7 +169,7 @@ def outline(
             if len(parts) <= skip + level:
                 page.put(name, 0)
             else:
-                page.put("/".join(parts[: skip + level]), 1, _sum)
+                page.put("/".join(parts[: skip + level]), 1, total)
             if level != depths[0] and len(page) > limit:
                 del levels[level]
     pages = [(page.items(), page.more) for page in levels.values()]
@@ -236,7 +236,8 @@ def _scan(root: str, path: str, depth: int, page: Page[str]) -> None:
             _scan(root, name, depth - 1, page)
 
 
-def _sum(one: int, other: int) -> int:
+def total(one: int, other: int) -> int:
+    """How the numbers of files of one directory go together."""
     return one + other
 
 

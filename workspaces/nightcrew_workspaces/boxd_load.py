@@ -138,7 +138,8 @@ def _lines_streamed(path: str, real: str, start: int, count: int | None) -> dict
     """Lines of a file that is too large to be held, which is read to its end for its number of lines and its hash."""
     import hashlib  # noqa: PLC0415
 
-    digest, kept, held, line, size, last = hashlib.sha256(), bytearray(), 4 * LARGEST_REPLY, 1, 0, b"\n"
+    digest, kept, held, cut = hashlib.sha256(), bytearray(), 4 * LARGEST_REPLY, False
+    line, size, last = 1, 0, b"\n"
     end = None if count is None else start + max(count, 0)
     with os.fdopen(open_regular(real), "rb", buffering=0) as file:
         if os.fstat(file.fileno()).st_size > LARGEST_STREAMED:
@@ -149,15 +150,17 @@ def _lines_streamed(path: str, real: str, start: int, count: int | None) -> dict
                 raise Refused("not_text", f"{path} is not a text file (binary); use a command to look at it")
             digest.update(chunk)
             feeds = chunk.count(b"\n")
-            if line + feeds >= start and (end is None or line < end) and len(kept) < held:
+            wanted = line + feeds >= start and (end is None or line < end)
+            cut |= wanted and len(kept) >= held
+            if wanted and not cut:
                 kept += _between_lines(chunk, start - line, None if end is None else end - line)
             line, size, last = line + feeds, size + len(chunk), chunk[-1:]
     total = line if last != b"\n" else line - 1
     _check_start(start, total, path)
-    lines = boxd_text.split_lines(boxd_text.decode(_whole(kept, held), path).text.replace("\r\n", "\n"))
+    lines = boxd_text.split_lines(boxd_text.decode(_whole(bytes(kept), cut=cut), path).text.replace("\r\n", "\n"))
     shown, truncated = within_reply(lines)
-    wanted = total - start + 1 if count is None else min(max(count, 0), total - start + 1)
-    answer = _answer("".join(shown), start, len(shown), total, truncated or len(shown) < wanted)
+    asked = total - start + 1 if count is None else min(max(count, 0), total - start + 1)
+    answer = _answer("".join(shown), start, len(shown), total, truncated or len(shown) < asked)
     return answer | {"size": size, "sha256": digest.hexdigest()}
 
 
@@ -177,11 +180,10 @@ def _after_feeds(chunk: bytes, feeds: int) -> int:
     return at
 
 
-def _whole(kept: bytearray, most: int) -> bytes:
-    """At most `most` bytes that end with a whole line, or where there is none with a whole character."""
-    if len(kept) <= most:
-        return bytes(kept)
-    piece = bytes(kept[:most])
+def _whole(piece: bytes, *, cut: bool) -> bytes:
+    """A piece of a file that ends with a whole line, or where there is none with a whole character."""
+    if not cut:
+        return piece
     if feed := piece.rfind(b"\n") + 1:
         return piece[:feed]
     try:
