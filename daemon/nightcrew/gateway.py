@@ -64,6 +64,11 @@ class JournalGateway(TaskGateway):
             raise TaskNotFound(f"task {view.id} is {view.state}: there is no patch before its end")
         return text or ""
 
+    async def journal(self, task: str) -> str:
+        """The events of a task, one JSON object a line, oldest first. Raises `TaskNotFound`."""
+        events = self._journal.read(self.resolve(task))
+        return "".join(recorded.model_dump_json() + "\n" for recorded in events)
+
     def resolve(self, prefix: str) -> str:
         """The id of the one task that is meant. Raises `TaskNotFound`, which says what there is."""
         found = self._journal.find(prefix)

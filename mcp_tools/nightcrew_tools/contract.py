@@ -154,6 +154,10 @@ class TaskGateway(Protocol):
         """The patch of an ended task, empty when it changed nothing."""
         ...
 
+    async def journal(self, task: str) -> str:
+        """What happened to a task so far: one JSON object a line."""
+        ...
+
 
 class NoQueue(RuntimeError):
     """No service is there to take tasks: says which one is missing and how to start it."""

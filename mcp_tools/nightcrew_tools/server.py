@@ -9,29 +9,41 @@ from __future__ import annotations
 
 import base64
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from difflib import get_close_matches
 from functools import cache
 from importlib import metadata
 from typing import Any
 
 from mcp.server import MCPServer
+from mcp.server.lowlevel.helper_types import ReadResourceContents
 from mcp.server.mcpserver import Context
 from mcp.server.mcpserver.tools import Tool
 from mcp.server.mcpserver.utilities.func_metadata import ArgModelBase, FuncMetadata
 from mcp_types import (
     BlobResourceContents,
     CallToolResult,
+    Completion,
+    CompletionArgument,
     ContentBlock,
     EmbeddedResource,
     ImageContent,
     InputRequiredResult,
+    PromptReference,
+    Resource,
+    ResourceTemplate,
+    ResourceTemplateReference,
+    SubscribeRequestParams,
+    SubscriptionsListenRequestParams,
     TextContent,
     ToolAnnotations,
+    UnsubscribeRequestParams,
 )
+from pydantic import AnyUrl
 
 from nightcrew_tools.calls import Call, OnCall, client_name, door_of, heard, running
 from nightcrew_tools.calls import Ended as CallEnded
+from nightcrew_tools.changes import Changes
 from nightcrew_tools.clients import Facts, FactsFilter
 from nightcrew_tools.contract import TaskGateway
 from nightcrew_tools.files import FileTools
@@ -40,7 +52,9 @@ from nightcrew_tools.grants import TOOLS, Grants
 from nightcrew_tools.morefiles import MoreFileTools
 from nightcrew_tools.output import ToolError, as_tool_error, bounded
 from nightcrew_tools.ports import OnOutput, WorkspacePort
+from nightcrew_tools.prompts import prompts
 from nightcrew_tools.reply import Media, Reply, facts_value
+from nightcrew_tools.resources import Resources
 from nightcrew_tools.schema import Handler, ToolSpec, tools_of
 from nightcrew_tools.shell import ShellTools
 from nightcrew_tools.tasks import TaskTools
@@ -90,7 +104,42 @@ class GrantedTool(Tool):
 
 
 class ToolServer(MCPServer[Any]):
-    """The SDK's server, except that an unknown tool is answered like any other mistake."""
+    """The SDK's server, except that an unknown tool is answered like any other mistake, and that it can have resources
+    whose list and content are asked for each time."""
+
+    resources: Resources | None = None
+
+    def furnish(self, resources: Resources, changes: Changes) -> None:
+        """Offer resources, completion of their addresses, word of their changes, and prompts. For outside clients."""
+        self.resources = resources
+        for prompt in prompts():
+            self.add_prompt(prompt)
+
+        async def complete(
+            ref: PromptReference | ResourceTemplateReference, argument: CompletionArgument, context: object
+        ) -> Completion:
+            del ref, context
+            return Completion(values=await resources.complete(argument.name, argument.value))
+
+        self.completion()(complete)
+        lowlevel = self._lowlevel_server  # the SDK has no public way to serve these
+        lowlevel.add_request_handler("subscriptions/listen", SubscriptionsListenRequestParams, changes.listen)
+        lowlevel.add_request_handler("resources/subscribe", SubscribeRequestParams, changes.subscribe)
+        lowlevel.add_request_handler("resources/unsubscribe", UnsubscribeRequestParams, changes.unsubscribe)
+
+    async def list_resources(self) -> list[Resource]:
+        ours = await self.resources.listed() if self.resources is not None else []
+        return [*ours, *await super().list_resources()]
+
+    async def list_resource_templates(self) -> list[ResourceTemplate]:
+        ours = self.resources.templates() if self.resources is not None else []
+        return [*ours, *await super().list_resource_templates()]
+
+    async def read_resource(
+        self, uri: AnyUrl | str, context: Context[Any, Any] | None = None
+    ) -> Iterable[ReadResourceContents] | InputRequiredResult:
+        found = await self.resources.read(str(uri)) if self.resources is not None else None
+        return [found] if found is not None else await super().read_resource(uri, context)
 
     async def call_tool(
         self, name: str, arguments: dict[str, Any], context: Context[Any, Any] | None = None
@@ -113,7 +162,7 @@ def build_server(
     on_call: OnCall | None = None,
     ready: Ready | None = None,
     facts: Facts = "never",
-) -> MCPServer[Any]:
+) -> ToolServer:
     """A server with the tools that `grants` permits over `workspace` and `gateway`, in the order of `grants.TOOLS`.
 
     `on_output` is given the output of commands while they run, `on_call` every call when it is over. `ready` is awaited

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -13,13 +13,15 @@ from mcp.server import MCPServer
 
 from nightcrew_tools.address import Address
 from nightcrew_tools.audit import AuditLog
+from nightcrew_tools.changes import watching
 from nightcrew_tools.clients import Facts
 from nightcrew_tools.contract import TaskGateway
 from nightcrew_tools.grants import Grants
 from nightcrew_tools.http import http_app
 from nightcrew_tools.listen import listening
 from nightcrew_tools.ports import WorkspacePort
-from nightcrew_tools.server import build_server
+from nightcrew_tools.resources import Resources
+from nightcrew_tools.server import ToolServer, build_server
 from nightcrew_tools.tokens import SCOPES, Scope, Tokens
 
 
@@ -36,17 +38,25 @@ class Offer:
     ready: Callable[[], Awaitable[None]] | None = field(default=None, compare=False)
     """See `build_server`."""
 
-    def server(self, scope: Scope = "full") -> MCPServer[Any]:
+    @asynccontextmanager
+    async def server(self, scope: Scope = "full") -> AsyncGenerator[ToolServer]:
         """A server for clients of this scope. Raises `ValueError` for a scope that leaves no tool, `OSError`."""
         grants = scoped(self.grants, scope)
-        return build_server(
+        workspace = self.workspace if grants.families - {"tasks"} else None
+        gateway = self.gateway if "tasks" in grants.families else None
+        server = build_server(
             grants,
-            workspace=self.workspace if grants.families - {"tasks"} else None,
-            gateway=self.gateway,
+            workspace=workspace,
+            gateway=gateway,
             on_call=AuditLog(self.audit) if self.audit is not None else None,
             ready=self.ready,
             facts=self.facts,
         )
+        files = workspace.files if workspace is not None and "files" in grants.families else None
+        resources = Resources(files, gateway, self.ready)
+        async with watching(resources) as changes:
+            server.furnish(resources, changes)
+            yield server
 
 
 def scoped(grants: Grants, scope: Scope) -> Grants:
@@ -64,7 +74,8 @@ def scoped(grants: Grants, scope: Scope) -> Grants:
 
 async def serve_stdio(offer: Offer) -> None:
     """Serve one client on standard input and output until it goes. Raises `ValueError`, `OSError`."""
-    await offer.server().run_stdio_async()
+    async with offer.server() as server:
+        await server.run_stdio_async()
 
 
 @asynccontextmanager
@@ -74,10 +85,12 @@ async def serving_http(offer: Offer, address: Address, tokens: Tokens | None) ->
     Raises `UnsafeAddress`, `ValueError` and `OSError`.
     """
     wanted: list[Scope] = ["full"] if tokens is None else [scope for scope in SCOPES if scope in tokens.scopes]
-    servers: dict[Scope, MCPServer[Any]] = {scope: offer.server(scope) for scope in wanted}
-    app = http_app(servers, address=address, tokens=tokens)
-    async with listening(app, address) as port:
-        yield port
+    async with AsyncExitStack() as stack:
+        servers: dict[Scope, MCPServer[Any]] = {
+            scope: await stack.enter_async_context(offer.server(scope)) for scope in wanted
+        }
+        app = http_app(servers, address=address, tokens=tokens)
+        yield await stack.enter_async_context(listening(app, address))
 
 
 class Readiness:

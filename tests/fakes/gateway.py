@@ -52,3 +52,7 @@ class FakeGateway:
     async def diff(self, task: str) -> str:
         await self.view(task)
         return self.diffs.get(task, "")
+
+    async def journal(self, task: str) -> str:
+        await self.view(task)
+        return f'{{"task": "{task}"}}\n'

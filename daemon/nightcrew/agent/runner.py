@@ -26,11 +26,11 @@ from nightcrew.errors import (
     Stale,
 )
 from nightcrew.events import TaskEnded
-from nightcrew.groups import unwrapped
 from nightcrew.journal import Journal
 from nightcrew.journal.fold import TaskRecord
 from nightcrew.journal.ids import now
 from nightcrew_tools.contract import Outcome
+from nightcrew_tools.groups import unwrapped
 from nightcrew_workspaces.errors import WorkspaceError
 from nightcrew_workspaces.workspace import Workspace, Workspaces
 

@@ -11,8 +11,8 @@ from typing import Any
 from mcp.client import Client
 from mcp_types import TextContent
 
-from nightcrew.groups import unwrapped
 from nightcrew_tools.grants import Grants
+from nightcrew_tools.groups import unwrapped
 from nightcrew_tools.schema import openai_tools
 from nightcrew_tools.server import build_server
 from nightcrew_workspaces.workspace import Workspace

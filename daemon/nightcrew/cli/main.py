@@ -76,7 +76,7 @@ def explain(error: Exception) -> int | None:
     """Say an expected error in one sentence on standard error and return its exit code; None for a bug of ours, and
     when NIGHTCREW_DEBUG asks for the traceback."""
     from nightcrew.config import environment
-    from nightcrew.groups import unwrapped
+    from nightcrew_tools.groups import unwrapped
 
     cause = unwrapped(error)
     code = _exit_code(cause)

@@ -12,11 +12,11 @@ from nightcrew.config import Config
 from nightcrew.delivery import as_ended, write_results
 from nightcrew.errors import EndpointDown, NightcrewError, Stale
 from nightcrew.events import Recorded, TaskClaimed, TaskEnded, Waiting
-from nightcrew.groups import unwrapped
 from nightcrew.journal import Journal
 from nightcrew.journal.fold import TaskRecord
 from nightcrew.journal.ids import now
 from nightcrew_tools.contract import Outcome
+from nightcrew_tools.groups import unwrapped
 
 log = logging.getLogger("nightcrew")
 

@@ -67,6 +67,10 @@ class ServiceGateway(TaskGateway):
         with self._journal() as gateway:
             return await gateway.diff(task)
 
+    async def journal(self, task: str) -> str:
+        with self._journal() as gateway:
+            return await gateway.journal(task)
+
     @contextmanager
     def _journal(self, *, write: bool = False) -> Generator[JournalGateway]:
         config = self._config
