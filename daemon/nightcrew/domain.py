@@ -30,7 +30,7 @@ class CheckResult(Frozen):
     exit_code: int | None
     """None when the command did not end by itself; `ended` says how."""
     ended: str
-    """`exited`, or why it was stopped: `timeout`, `memory`, `output`, `signal`."""
+    """`exited`, or why it was stopped: `signal`, or a limit: `timeout`, `memory`, `output`, `cpu`, `disk`, `file`."""
     output: str
     """Head and tail of standard output and error, capped."""
     seconds: float
@@ -38,6 +38,8 @@ class CheckResult(Frozen):
     """Ids of failing tests, where the output names them."""
     passed_tests: int | None = None
     """Number of passing tests, where the output tells."""
+    limit: str = ""
+    """The limit that it ran into, in words (`over 4 GiB of memory`), whether it was stopped for it or went on."""
 
     @property
     def ok(self) -> bool:

@@ -83,7 +83,7 @@ class ShellTools:
         )
         output, omitted = cut_middle(result.output, COMMAND_BYTES, result.omitted_bytes)
         facts = CommandFacts(result.ended, result.exit_code, round(result.seconds, 3), omitted)
-        return Reply(f"{self._ending(result, seconds)}\n{_shown(output)}", facts)
+        return Reply(f"{_ending(result, seconds)}\n{_shown(output)}", facts)
 
     @tool(
         "Start a command that goes on in the background, such as a server; other commands reach it at localhost.",
@@ -142,25 +142,25 @@ class ShellTools:
             case "stopped":
                 return f"stopped after {reading.seconds:.1f} s"
             case ended:
-                return self._ended(ended, reading.exit_code, reading.seconds)
+                return _ended(ended, reading.exit_code, reading.seconds, reading.reached)
 
-    def _ending(self, result: CommandResult, limit: float) -> str:
-        if result.ended == "timeout":
-            return f"stopped after {limit:g} s: timed out"
-        return self._ended(result.ended, result.exit_code, result.seconds)
 
-    def _ended(self, how: str, exit_code: int | None, seconds: float) -> str:
-        match how:
-            case "exited":
-                return f"exit {exit_code} after {seconds:.1f} s"
-            case "timeout":
-                return f"stopped after {seconds:.1f} s: timed out"
-            case "memory":
-                return f"killed: over {self._workspace.box.policy.limits.memory_mib} MiB of memory"
-            case "output":
-                return f"killed after {seconds:.1f} s: too much output"
-            case _:
-                return f"killed by {_signal_name(exit_code)} after {seconds:.1f} s"
+def _ending(result: CommandResult, limit: float) -> str:
+    if result.ended == "timeout":
+        return f"stopped after {limit:g} s: timed out"
+    return _ended(result.ended, result.exit_code, result.seconds, result.reached)
+
+
+def _ended(how: str, exit_code: int | None, seconds: float, reached: str) -> str:
+    match how:
+        case "exited":
+            return f"exit {exit_code} after {seconds:.1f} s" + (f" (limit: {reached})" if reached else "")
+        case "timeout":
+            return f"stopped after {seconds:.1f} s: timed out"
+        case "signal":
+            return f"killed by {_signal_name(exit_code)} after {seconds:.1f} s"
+        case _:
+            return f"killed: {reached}"
 
 
 def _command(command: str, args: list[str] | None) -> str | list[str]:

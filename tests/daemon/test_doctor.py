@@ -18,7 +18,7 @@ from nightcrew.journal.locks import ServiceLock
 from nightcrew.llm import discovery
 from nightcrew.serving import weights
 from nightcrew.serving.weights import Progress
-from nightcrew_workspaces import box
+from nightcrew_workspaces import selftest
 from nightcrew_workspaces.errors import BoxUnavailable
 
 pytestmark = pytest.mark.timeout(30)
@@ -40,7 +40,7 @@ def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
     async def nobody() -> list[discovery.Found]:
         return []
 
-    monkeypatch.setattr(box, "self_test", fine)
+    monkeypatch.setattr(selftest, "self_test", fine)
     monkeypatch.setattr(discovery, "discover", nobody)
 
     def run(*arguments: object) -> SimpleNamespace:
@@ -125,7 +125,7 @@ def test_a_box_that_does_not_confine_fails_with_its_remedy(cli: Cli, monkeypatch
     async def broken(_user: str | None = None) -> None:
         raise BoxUnavailable("/usr/bin/bwrap is not there", "Install it (Debian: apt-get install bubblewrap).")
 
-    monkeypatch.setattr(box, "self_test", broken)
+    monkeypatch.setattr(selftest, "self_test", broken)
     code, checks = examined(cli)
     assert code == 1
     assert (checks["box"][0]["level"], checks["box"][0]["fix"]) == (

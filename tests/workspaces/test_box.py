@@ -21,10 +21,11 @@ import pytest
 
 from fakes.boxes import eventually, make_box, make_workspace, own, running, soon
 from nightcrew_workspaces import process
-from nightcrew_workspaces.box import Box, self_test
+from nightcrew_workspaces.box import Box
 from nightcrew_workspaces.errors import BoxError, BoxUnavailable
 from nightcrew_workspaces.failure import start_failure
 from nightcrew_workspaces.policy import BoxPolicy, BoxUser, Limits, Mount
+from nightcrew_workspaces.selftest import self_test
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(30)]
 
@@ -55,7 +56,7 @@ async def test_the_self_test_passes_here():
 
 async def test_the_self_test_fails_when_the_filter_lets_everything_through(monkeypatch):
     monkeypatch.setattr(process, "seccomp_filter", lambda: ALLOW_ALL)
-    with pytest.raises(BoxUnavailable, match=r"AF_VSOCK sockets are open"):
+    with pytest.raises(BoxUnavailable, match=r"does not confine.*namespaces can be made.*keys can be kept"):
         await self_test()
 
 
@@ -101,10 +102,35 @@ async def test_a_directory_that_is_not_there_is_named(open_tmp):
         await make_box(open_tmp / "missing").run("true")
 
 
-async def test_a_missing_prlimit_is_named_with_its_package(box):
-    failure = start_failure(box.policy, "bwrap: execvp /usr/bin/prlimit: No such file or directory\n")
+@pytest.mark.parametrize(
+    ("said", "advice"),
+    [
+        ("bwrap: execvp /usr/bin/prlimit: No such file or directory", "apt-get install util-linux"),
+        ("bwrap: Unknown option --disable-userns", "bubblewrap 0.8 or newer"),
+        ("bwrap: prctl(PR_SET_SECCOMP): Invalid argument", "CONFIG_SECCOMP_FILTER"),
+        ("setpriv: setresuid failed: Operation not permitted", "CAP_SETUID"),
+        ("bwrap: pivot_root: Invalid argument", "not in a chroot"),
+        ("bwrap: Failed to make / slave: Permission denied", "mounting is allowed"),
+        ("bwrap: Creating new namespace failed: Operation not permitted", "kernel.unprivileged_userns_clone"),
+        ("bwrap: setting up uid map: Permission denied", "apparmor_restrict_unprivileged_userns"),
+        ("bwrap: loopback: Failed RTM_NEWADDR: Operation not permitted", "apparmor_restrict_unprivileged_userns"),
+        ("bwrap: Can't mount proc on /newroot/proc: Operation not permitted", "systempaths=unconfined"),
+        ("bwrap: Creating new namespace failed: No space left on device", "Raise user.max_user_namespaces"),
+        ("bwrap: Can't open sys/user/max_user_namespaces: Read-only file system", "ProtectKernelTunables"),
+        ("bwrap: Creating new namespace failed: Resource temporarily unavailable", "TasksMax"),
+    ],
+)
+async def test_what_the_kernel_refuses_is_told_with_what_to_do(box, said, advice):
+    failure = start_failure(box.policy, f"{said}\n")
     assert isinstance(failure, BoxUnavailable)
-    assert "apt-get install util-linux" in str(failure)
+    assert advice in failure.remedy
+    assert said in failure.why
+
+
+async def test_a_failure_that_nobody_knows_is_of_this_box_alone(box):
+    failure = start_failure(box.policy, "bwrap: something else\n")
+    assert isinstance(failure, BoxError)
+    assert "something else" in str(failure)
 
 
 # What it shows

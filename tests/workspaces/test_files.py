@@ -21,7 +21,7 @@ from nightcrew_workspaces.boxd_text import Refused
 from nightcrew_workspaces.errors import BoxError, FileError
 from nightcrew_workspaces.file_facts import Entry, FoundPaths, Listing, Match, SearchResult
 from nightcrew_workspaces.files import Files
-from nightcrew_workspaces.memory import process_tree
+from nightcrew_workspaces.usage import process_tree
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(30)]
 

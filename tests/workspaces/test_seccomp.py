@@ -20,7 +20,9 @@ EPERM: move_mount=429 fsopen=430 fsconfig=431 fsmount=432 fspick=433 open_tree_a
 EPERM: kexec_file_load=320 init_module=175 finit_module=313 delete_module=176 reboot=169 swapon=167 swapoff=168
 EPERM: acct=163 quotactl=179 quotactl_fd=443 syslog=103 settimeofday=164 clock_settime=227 clock_adjtime=305
 EPERM: adjtimex=159 iopl=172 ioperm=173 open_by_handle_at=304 name_to_handle_at=303
-ENOSYS: clone3=435 io_uring_setup=425 io_uring_enter=426 io_uring_register=427
+EPERM: process_mrelease=448 migrate_pages=256 move_pages=279 mbind=237 set_mempolicy=238 set_mempolicy_home_node=450
+EPERM: memfd_secret=447 lsm_set_self_attr=460 modify_ldt=154 uselib=134 sysfs=139 ustat=136
+ENOSYS: clone3=435 io_uring_setup=425 io_uring_enter=426 io_uring_register=427 statmount=457 listmount=458
 """
 
 PROBE = """
@@ -61,12 +63,9 @@ async def test_every_closed_call_is_refused_by_the_filter_itself(open_tmp):
 @x86_64
 @pytest.mark.parametrize("high", [0, 1 << 40])
 async def test_typing_into_the_terminal_is_refused_whatever_the_high_bits_say(open_tmp, high):
-    asked = {"TIOCSTI": [16, 0, high | 0x5412, 0], "TIOCLINUX": [16, 0, high | 0x541C, 0], "TCGETS": [16, 0, 0x5401, 0]}
-    assert await answers(make_workspace(open_tmp), asked) == {
-        "TIOCSTI": "EPERM",
-        "TIOCLINUX": "EPERM",
-        "TCGETS": "ENOTTY",
-    }
+    closed = {"TIOCSTI": 0x5412, "TIOCLINUX": 0x541C, "TIOCSETD": 0x5423}
+    asked = {name: [16, 0, high | request, 0] for name, request in closed.items()} | {"TCGETS": [16, 0, 0x5401, 0]}
+    assert await answers(make_workspace(open_tmp), asked) == dict.fromkeys(closed, "EPERM") | {"TCGETS": "ENOTTY"}
 
 
 @x86_64
@@ -83,6 +82,37 @@ async def test_only_four_socket_families_are_open(open_tmp):
     found = await answers(make_workspace(open_tmp), asked)
     assert {name for name, answer in found.items() if answer == "allowed"} == {"1", "2", "10", "16"}
     assert found["vsock"] == found["high"] == "EAFNOSUPPORT"
+
+
+@x86_64
+async def test_pairs_of_sockets_are_of_one_family(open_tmp):
+    found = await answers(make_workspace(open_tmp), {str(family): [53, family, 1, 0, 1] for family in (1, 2, 30, 40)})
+    # A bad pointer: the family that is open gets as far as that.
+    assert found == {"1": "EFAULT", "2": "EAFNOSUPPORT", "30": "EAFNOSUPPORT", "40": "EAFNOSUPPORT"}
+
+
+@x86_64
+async def test_no_socket_makes_the_kernel_load_a_protocol(open_tmp):
+    closed = {"dccp": 33, "l2tp": 115, "sctp": 132, "udplite": 136, "smc": 256, "later": 263}
+    asked = {f"{name} {family}": [41, family, 1, number] for name, number in closed.items() for family in (2, 10)}
+    asked |= {"high": [41, 2, 1, (1 << 32) | 132], "nfnetlink": [41, 16, 3, 12], "generic": [41, 16, 3, 16]}
+    useful = {"tcp": [41, 2, 1, 6], "udp": [41, 10, 2, 17], "route": [41, 16, 3, 0]}
+    found = await answers(make_workspace(open_tmp), asked | useful)
+    assert {name: found[name] for name in useful} == dict.fromkeys(useful, "allowed")
+    assert {found[name] for name in asked} == {"EPROTONOSUPPORT"}, found
+
+
+@x86_64
+async def test_no_connection_makes_the_kernel_load_tls(open_tmp):
+    asked = {"tls": [54, 0, 6, 31, 0, 0], "high": [54, 0, 1 << 32 | 6, 1 << 32 | 31, 0, 0], "nodelay": [54, 0, 6, 1]}
+    expected = {"tls": "ENOPROTOOPT", "high": "ENOPROTOOPT", "nodelay": "ENOTSOCK"}
+    assert await answers(make_workspace(open_tmp), asked) == expected
+
+
+@x86_64
+async def test_shared_memory_that_no_process_holds_is_small(open_tmp):
+    asked = {"small": [29, 0, 1 << 20, 0o1600], "large": [29, 0, (1 << 20) + 1, 0o1600]}
+    assert await answers(make_workspace(open_tmp), asked) == {"small": "allowed", "large": "ENOMEM"}
 
 
 @x86_64

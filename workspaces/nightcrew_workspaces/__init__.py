@@ -1,7 +1,7 @@
 """Workspaces: boxes that confine commands, private clones for tasks, checkpoints, and what comes out of them."""
 
 from nightcrew_workspaces.background import Background, Reading
-from nightcrew_workspaces.box import Box, Captured, CommandResult, Ended, self_test
+from nightcrew_workspaces.box import Box, Captured, CommandResult, Ended
 from nightcrew_workspaces.checkpoint import Checkpoint, LeftOut
 from nightcrew_workspaces.errors import (
     BackgroundError,
@@ -32,6 +32,7 @@ from nightcrew_workspaces.file_facts import (
 from nightcrew_workspaces.files import Files
 from nightcrew_workspaces.harvest import ChangedFile, Harvest
 from nightcrew_workspaces.policy import WORKSPACE, BoxPolicy, BoxUser, Limits, Mount
+from nightcrew_workspaces.selftest import self_test
 from nightcrew_workspaces.source import Source, SourceState, is_url
 from nightcrew_workspaces.user import box_user
 from nightcrew_workspaces.workspace import Workspace, Workspaces, default_root

@@ -46,6 +46,8 @@ class Reading:
     """None while it runs and when it was stopped; 128 + N when it ended by signal N."""
     seconds: float
     """How long it has been running, or ran."""
+    reached: str = ""
+    """The limit that it ran into, in words, whether it was stopped for it or not."""
 
 
 class Background:
@@ -71,7 +73,7 @@ class Background:
         try:
             await self._share_loopback()
             self._find(started.handle)  # it is gone when all were stopped meanwhile
-            running = Running(self._box.command_policy(cwd=cwd), self._seconds)
+            running = Running(self._box.command_policy(cwd=cwd), self._seconds, self._box.room)
             await started.start(running, command_argv(command))
         except BaseException:
             self._commands.pop(started.handle, None)
@@ -153,6 +155,7 @@ class _Command:
         self.state = "running"
         self._text = command if isinstance(command, str) else " ".join(command)
         self._exit_code: int | None = None
+        self._reached = ""
         self._begun = time.monotonic()
         self._seconds = 0.0
         self._output_bytes = output_bytes
@@ -235,13 +238,13 @@ class _Command:
     def look(self, output: str, omitted: int) -> Reading:
         """How it is, with this as its output."""
         seconds = time.monotonic() - self._begun if self.state == "running" else self._seconds
-        return Reading(self.handle, self._text, output, omitted, self.state, self._exit_code, seconds)
+        return Reading(self.handle, self._text, output, omitted, self.state, self._exit_code, seconds, self._reached)
 
     async def _keep(self, running: Running, argv: Sequence[str]) -> None:
         sink = running.output(self._feed, (running.policy.limits.flood_mib << 20) * _FLOODS)
         try:
             await running.execute(argv, stdin=self._source, stdout=sink, stderr=sink)
-            running.raise_for_start(self._unread.finish()[0])
+            self._reached = running.conclude(self._unread.finish()[0])
             self._end(running.ended, running.exit_code)
         except (WorkspaceError, OSError) as failure:
             self._failure = failure

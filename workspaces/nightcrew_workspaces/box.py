@@ -7,40 +7,37 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
-import shutil
 import socket
-import tempfile
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 import anyio
 
 from nightcrew_workspaces.egress_mount import BRIDGE, EgressMount
-from nightcrew_workspaces.errors import BoxUnavailable
+from nightcrew_workspaces.errors import WorkspaceError
 from nightcrew_workspaces.failure import start_failure
 from nightcrew_workspaces.loopback import Loopback
-from nightcrew_workspaces.memory import MemoryWatch
 from nightcrew_workspaces.output import Transcript
-from nightcrew_workspaces.policy import SUPPORT, WORKSPACE, BoxPolicy, BoxUser, Limits, Mount
-from nightcrew_workspaces.process import BoxProcess, kill_strays, start
+from nightcrew_workspaces.policy import SUPPORT, BoxPolicy, Limits, Mount
+from nightcrew_workspaces.process import BoxProcess, start
+from nightcrew_workspaces.room import Held, Room
 from nightcrew_workspaces.running import Ended, PipeReader, Running, put_away
 from nightcrew_workspaces.user import box_user
+from nightcrew_workspaces.watch import Watch
 
-__all__ = ["Box", "BoxChannel", "Captured", "CommandResult", "Ended", "box_user", "self_test", "support_files"]
+__all__ = ["Box", "BoxChannel", "Captured", "CommandResult", "Ended", "box_user", "support_files"]
 
 _PYTHON = ("/usr/bin/python3", "-I", "-S")
-_SCRIPTS = ("probe.py", "spectrum.py")
+_COUNTING = Limits(seconds=60, memory_mib=1024, workspace_mib=None)
+_SCRIPTS = ("held.py", "probe.py", "spectrum.py")
 _MODULES = (
     *("boxd.py", "boxd_find.py", "boxd_git.py", "boxd_load.py", "boxd_paths.py", "boxd_reading.py"),
     *("boxd_search.py", "boxd_store.py", "boxd_text.py", "boxd_tree.py", "boxd_writing.py"),
 )
-_NEEDED = {"/usr/bin/python3": "python3", "/usr/bin/git": "git", "/usr/bin/prlimit": "util-linux"}
 
 
 @dataclass(frozen=True)
@@ -49,12 +46,14 @@ class CommandResult:
 
     command: str
     exit_code: int | None
-    """None when it was stopped (`timeout`, `memory`, `output`); 128 + N when it ended by signal N."""
+    """None when it was stopped for a limit; 128 + N when it ended by signal N."""
     ended: Ended
     output: str
     """Standard output and error as they came: cleaned, head and tail."""
     omitted_bytes: int
     seconds: float
+    reached: str = ""
+    """The limit it ran into, in words (`over 2 GiB of memory`), whether it was stopped for it or went on."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +80,10 @@ class Box:
         self.policy = replace(policy, files={**support_files(), **bridge, **policy.files})
         self.loopback: Loopback | None = None
         """What `run` and background commands share; None as long as each has one of its own."""
+        writable = [mount.source for mount in policy.mounts if mount.writable]
+        watched = bool(writable) and policy.limits.workspace_mib is not None
+        self.room = Room(writable, policy.limits, self._held) if watched else None
+        """Their size is watched; None where it is not."""
 
     def with_network(self, network: EgressMount | None) -> Box:
         """The same box with this way out, or with none."""
@@ -105,15 +108,15 @@ class Box:
         """
         argv = command_argv(command)
         begun = time.monotonic()
-        running = Running(self.command_policy(env, mounts, cwd), seconds)
+        running = Running(self.command_policy(env, mounts, cwd), seconds, self.room)
         limits = running.policy.limits
         transcript = Transcript(limits.output_bytes, on_output)
         sink = running.output(transcript.feed, limits.flood_mib << 20)
         await running.execute(argv, stdin=stdin, stdout=sink, stderr=sink)
         output, omitted = transcript.finish()
-        running.raise_for_start(output)
+        reached = running.conclude(output)
         text = command if isinstance(command, str) else " ".join(argv)
-        return CommandResult(text, running.exit_code, running.ended, output, omitted, time.monotonic() - begun)
+        return CommandResult(text, running.exit_code, running.ended, output, omitted, time.monotonic() - begun, reached)
 
     async def capture(
         self,
@@ -132,14 +135,14 @@ class Box:
         `stdin` is bytes or a descriptor to read from. Otherwise as `run`.
         """
         begun = time.monotonic()
-        running = Running(self._policy(env, mounts), seconds)
+        running = Running(self._policy(env, mounts), seconds, self.room)
         limits = running.policy.limits
         data, errors = bytearray(), Transcript(limits.output_bytes)
         sink = running.output(data.extend, limit_bytes) if stdout is None else stdout
         error_sink = running.output(errors.feed, limits.flood_mib << 20)
         await running.execute(argv, stdin=stdin, stdout=sink, stderr=error_sink)
         stderr, _ = errors.finish()
-        running.raise_for_start(stderr)
+        running.conclude(stderr)
         return Captured(running.exit_code, running.ended, bytes(data), stderr, time.monotonic() - begun)
 
     async def spawn(
@@ -175,6 +178,19 @@ class Box:
             policy = replace(policy, joins=self.loopback.pid)
         return policy if cwd is None else replace(policy, chdir=cwd)
 
+    async def _held(self) -> Held | None:
+        """Count what the writable mounts hold; None when it takes too long or cannot be done."""
+        mounts = tuple(replace(mount, writable=False) for mount in self.policy.mounts if mount.writable)
+        policy = replace(self.policy, mounts=mounts, network=None, chdir="/", limits=_COUNTING)
+        most = str(self.policy.limits.workspace_files)
+        try:
+            argv = (*_PYTHON, f"{SUPPORT}/held.py", most, *(mount.target for mount in mounts))
+            counted = await Box(policy).capture(argv)
+            found = json.loads(counted.stdout)
+            return Held(found["bytes"], found["files"], closed=found["closed"] > 0)
+        except (WorkspaceError, ValueError, KeyError, TypeError):
+            return None
+
     def _policy(self, env: Mapping[str, str] | None, mounts: Sequence[Mount]) -> BoxPolicy:
         if not env and not mounts:
             return self.policy
@@ -208,7 +224,7 @@ class BoxChannel:
     @contextmanager
     def memory_watched(self) -> Generator[None]:
         """Hold the box to its memory limit while something is asked of it; going over kills it."""
-        watch = MemoryWatch(self._process.pid, self._policy.limits.memory_mib << 20, self._process.kill)
+        watch = Watch(self._process, self._policy.limits, lambda _: self._process.kill())
         try:
             yield
         finally:
@@ -251,75 +267,6 @@ def support_files() -> dict[str, bytes]:
 @lru_cache(maxsize=1)
 def _bridge() -> bytes:
     return Path(__file__).with_name("bridge.py").read_bytes()
-
-
-async def self_test(user: str | None = None) -> None:
-    """Start a box and try to get out of it. Also clears away what an earlier service's end left of its boxes.
-
-    Raises `BoxUnavailable`, which says what to install or enable, unless every attempt failed as it should.
-    """
-    account = box_user(user)
-    kill_strays()
-    _check_machine()
-    with _open_directory(account) as directory:
-        canary = directory / "canary"
-        canary.write_text("outside", encoding="ascii")
-        canary.chmod(0o666)
-        workspace = Mount(directory / "workspace", WORKSPACE, writable=True)
-        box = Box(BoxPolicy(user=account, mounts=(workspace,), limits=Limits(seconds=30)))
-        probe = await box.capture((*_PYTHON, f"{SUPPORT}/probe.py", str(canary)))
-    _judge(probe)
-
-
-def _check_machine() -> None:
-    for program, package in _NEEDED.items():
-        if not Path(program).exists():
-            raise BoxUnavailable(f"{program} is not there", f"Install it (Debian: apt-get install {package}).")
-    if not any(Path("/proc/self/task").glob("*/children")):
-        raise BoxUnavailable("the kernel does not list a process's children", "Use one with CONFIG_PROC_CHILDREN.")
-
-
-def _judge(probe: Captured) -> None:
-    try:
-        found: dict[str, Any] = json.loads(probe.stdout)
-    except ValueError:
-        said = probe.stderr.strip()[-500:] or f"it ended as {probe.ended} with exit code {probe.exit_code}"
-        raise BoxUnavailable(f"the box's own check did not run: {said}", "See that /usr/bin/python3 works.") from None
-    expected: dict[str, tuple[object, str]] = {
-        "uid": (1000, "the command is not the box's own user"),
-        "capabilities": ("0" * 16, "the command has capabilities"),
-        "seccomp": ("2", "the system call filter is not active"),
-        "no_new_privileges": ("1", "the command may gain privileges"),
-        "canary": (False, "a file outside of the box can be read"),
-        "written": ([], "something outside of the workspace can be written"),
-        "own": (["/workspace/probe", "/tmp/probe"], "the workspace or /tmp cannot be written"),  # noqa: S108
-        "routes": (0, "there is a network route"),
-        "reaches_out": (False, "the network can be reached"),
-        "vsock": ("EAFNOSUPPORT", "AF_VSOCK sockets are open"),
-        "unshare": ("EPERM", "namespaces can be made"),
-        "mount": ("EPERM", "file systems can be mounted"),
-        "init_environ": (["PATH"], "the environment of the service shows in /proc/1/environ"),
-    }
-    wrong = [
-        f"{text} ({name} is {found.get(name)!r})" for name, (want, text) in expected.items() if found.get(name) != want
-    ]
-    if wrong:
-        raise BoxUnavailable(f"the box does not confine: {'; '.join(wrong)}", "Check bubblewrap and the kernel.")
-
-
-@contextmanager
-def _open_directory(user: BoxUser) -> Generator[Path]:
-    """A directory with a `workspace` of the box's user in it, gone afterwards."""
-    directory = Path(tempfile.mkdtemp(prefix="nightcrew-box-", dir="/tmp"))  # every user can enter it
-    try:
-        directory.chmod(0o755)
-        workspace = directory / "workspace"
-        workspace.mkdir()
-        if user.switch:
-            os.chown(workspace, user.uid, user.gid)
-        yield directory
-    finally:
-        shutil.rmtree(directory, ignore_errors=True)
 
 
 def command_argv(command: str | Sequence[str]) -> tuple[str, ...]:

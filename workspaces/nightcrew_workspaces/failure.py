@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from nightcrew_workspaces.errors import BoxError, BoxUnavailable
@@ -15,7 +16,52 @@ _NAMESPACES = (
     "--security-opt seccomp=unconfined --security-opt apparmor=unconfined --security-opt systempaths=unconfined."
 )
 NETWORK_GONE = "the network that this task's commands share is gone; stop its background commands"
-_NAMESPACE_WORDS = ("namespace", "uid map", "gid map", "uid_map", "gid_map", "mount proc", "loopback", "RTM_NEWADDR")
+_NEWER = "Install bubblewrap 0.8 or newer (Debian 12 and Ubuntu 24.04 have it: apt-get install bubblewrap)."
+_NO_LIMITS = "Raise the service's own limits: LimitNPROC= and TasksMax= of its unit, `ulimit -u`, --pids-limit."
+
+_REFUSALS: tuple[tuple[str, str, str], ...] = (
+    # what is said, what it means, what to do; the first that is found counts
+    (r"execvp \S*prlimit", "/usr/bin/prlimit is not installed", "Install it (Debian: apt-get install util-linux)."),
+    (r"[Uu]nknown option|unrecognized option", "bubblewrap here is too old", _NEWER),
+    (
+        r"PR_SET_SECCOMP|system call filtering",
+        "this kernel has no system call filters",
+        "Use one with CONFIG_SECCOMP_FILTER.",
+    ),
+    (
+        r"setpriv: .*(?:set(?:res)?[ug]id|setgroups|[ug]id failed|groups failed|capabilit)",
+        "the service may not change to the boxes' user",
+        "Leave it CAP_SETUID and CAP_SETGID, or start it as an unprivileged user.",
+    ),
+    (r"setpriv: failed to execute", "the boxes' user may not run bubblewrap", "chmod 755 the program it names."),
+    (
+        r"pivot_root|make / slave",
+        "bubblewrap cannot set up a root file system of its own",
+        "Start the service where / is a mount point (not in a chroot or initramfs) and mounting is allowed; "
+        + _NAMESPACES,
+    ),
+    (
+        r"[Rr]esource temporarily unavailable|[Cc]annot fork|\bfork\b",
+        "this machine lets the boxes' user start no more processes",
+        _NO_LIMITS,
+    ),
+    (
+        r"[Nn]o space left on device",
+        "this machine allows no more namespaces",
+        "Raise user.max_user_namespaces (sysctl).",
+    ),
+    (
+        r"max_user_namespaces",
+        "namespaces cannot be closed inside of a box",
+        "Leave /proc/sys writable for bubblewrap: without ProtectKernelTunables= in a unit, and in a container with "
+        "--security-opt systempaths=unconfined.",
+    ),
+    (
+        r"namespace|[ug]id[ _]map|mount proc|loopback|RTM_NEWADDR",
+        "bubblewrap cannot confine commands here",
+        _NAMESPACES,
+    ),
+)
 
 
 def start_failure(policy: BoxPolicy, said: str) -> BoxError | BoxUnavailable:
@@ -28,10 +74,9 @@ def start_failure(policy: BoxPolicy, said: str) -> BoxError | BoxUnavailable:
         return BoxError(f"{NETWORK_GONE} ({said})")
     if "chdir to" in said:
         return BoxError(f"the command cannot run in {policy.chdir}: there is no such directory")
-    if "execvp" in said and "prlimit" in said:
-        return BoxUnavailable("/usr/bin/prlimit is not installed", "Install it (Debian: apt-get install util-linux).")
-    if any(word in said for word in _NAMESPACE_WORDS):
-        return BoxUnavailable(f"bubblewrap cannot confine commands here: {said}", _NAMESPACES)
+    for pattern, why, remedy in _REFUSALS:
+        if re.search(pattern, said):
+            return BoxUnavailable(f"{why}: {said[:500]}", remedy)
     return BoxError(f"the box could not be started: {said}")
 
 

@@ -20,6 +20,7 @@ HOME = "/home/agent"
 _UID = 1000
 _MIB = 1024 * 1024
 _TMP_BYTES = 1024 * _MIB
+_BEHIND_GROUP = 64
 _SMALL_BYTES = 64 * _MIB
 _PATH = ("/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin")
 _MERGED = (("usr/bin", "/bin"), ("usr/sbin", "/sbin"), ("usr/lib", "/lib"), ("usr/lib64", "/lib64"))
@@ -116,8 +117,15 @@ class Limits:
     """Resident memory of all its processes together, shared pages counted once."""
     processes: int = 512
     """Processes and threads at the same time."""
+    cpus: float | None = None
+    """How many CPUs they may keep busy at the same time; all when None. Held only where a control group can be made."""
+    cpu_seconds: float = 6 * 3600
+    """CPU time of all its processes together."""
     file_mib: int = 2048
     """Largest size of one file."""
+    workspace_mib: int | None = 16 * 1024
+    """What all its writable mounts may hold together; not looked at when None."""
+    workspace_files: int = 1_000_000
     output_bytes: int = 64 * 1024
     """How much output is kept, half of it from the beginning and half from the end."""
     flood_mib: int = 64
@@ -206,10 +214,13 @@ def bwrap_arguments(policy: BoxPolicy, *, seccomp_fd: int, status_fd: int, file_
     return arguments
 
 
-def resource_limits(limits: Limits) -> dict[str, int]:
-    """Name of a `prlimit` option to its value; the kernel counts processes per box."""
+def resource_limits(limits: Limits, *, grouped: bool = False) -> dict[str, int]:
+    """Name of a `prlimit` option to its value; the kernel counts processes per box.
+
+    `grouped`: a control group counts them too, and it is to be the first to refuse one, since it tells of it.
+    """
     return {
-        "nproc": limits.processes,
+        "nproc": limits.processes + (_BEHIND_GROUP if grouped else 0),
         "fsize": limits.file_mib * _MIB,
         "nofile": limits.open_files,
         "core": 0,

@@ -8,6 +8,7 @@ user by `setpriv` lets CPython vfork, which `user=` does not (1.5 against 4 ms w
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import json
 import os
 import resource
@@ -16,15 +17,18 @@ import signal
 import subprocess
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from nightcrew_workspaces import cgroup
 from nightcrew_workspaces.errors import BoxError, BoxUnavailable
 from nightcrew_workspaces.failure import NETWORK_GONE
 from nightcrew_workspaces.policy import (
     TAG,
     BoxPolicy,
     BoxUser,
+    Limits,
     box_files,
     bwrap_arguments,
     inner_command,
@@ -35,6 +39,8 @@ from nightcrew_workspaces.seccomp import seccomp_filter
 _SEARCH = "/usr/bin:/usr/local/bin:/bin"
 _LONGEST_ARGUMENT = 120 * 1024  # the kernel's limit for one argument is 128 KiB
 _SECOND_KILL_SECONDS = 1.0
+_REMOVE_SECONDS = 0.02  # after which a control group that was not quite empty is tried again
+_REMOVE_TRIES = 50
 _OOM_SCORE = b"500"  # when the machine runs out of memory, boxes go before the service
 _CEILINGS = {
     "nproc": resource.RLIMIT_NPROC,
@@ -47,9 +53,11 @@ _CEILINGS = {
 class BoxProcess:
     """A started box. Everything in it is dead once `wait` returns. To be made in the event loop's thread."""
 
-    def __init__(self, child: subprocess.Popen[bytes], status_fd: int) -> None:
+    def __init__(self, child: subprocess.Popen[bytes], status_fd: int, group: cgroup.Group | None) -> None:
         self.pid = child.pid
         """Of bubblewrap itself, outside: the root of the box's process tree."""
+        self.group = group
+        """What holds the box to its memory and number of processes; None where no control group can be made."""
         self.exit_code: int | None = None
         """What the command ended with, 128 + N for signal N; None while it runs, was killed or could not start."""
         self._child = child
@@ -58,6 +66,7 @@ class BoxProcess:
         self._loop = asyncio.get_running_loop()
         self._gone = asyncio.Event()
         self._init: int | None = None
+        self._init_pid: int | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._outer = os.pidfd_open(child.pid)
         self._loop.add_reader(self._outer, self._outer_ended)
@@ -66,6 +75,13 @@ class BoxProcess:
     def gone(self) -> bool:
         """Whether nothing of the box is alive any more."""
         return self._gone.is_set()
+
+    @property
+    def init_pid(self) -> int | None:
+        """Of the box's first process, as seen from outside; None until bubblewrap has named it, and after the end."""
+        if self._init_pid is None and not self.gone:
+            self._read_status()
+        return None if self.gone else self._init_pid
 
     async def wait(self) -> None:
         """Wait until nothing of the box is alive, what the command left in the background included."""
@@ -76,6 +92,8 @@ class BoxProcess:
         if self._timer is not None or self.gone:
             return
         self._timer = self._loop.call_later(_SECOND_KILL_SECONDS, self._kill_outer)
+        if self.group is not None:
+            self.group.kill()
         # Before bubblewrap has named its init there is nothing safe to kill: an init whose parent dies while it still
         # waits for its user mapping would stay for ever.
         if not self._kill_init():
@@ -122,7 +140,13 @@ class BoxProcess:
         os.close(self._status)
         if self._timer is not None:
             self._timer.cancel()
+        self._leave_group()
         self._gone.set()
+
+    def _leave_group(self, tries: int = _REMOVE_TRIES) -> None:
+        """Remove the group; what will not go within a second is left to the next start of a service."""
+        if self.group is not None and not self.group.close() and tries > 0:
+            self._loop.call_later(_REMOVE_SECONDS, self._leave_group, tries - 1)
 
     def _read_status(self) -> None:
         """Take in what bubblewrap says about itself: JSON lines with its init's pid and, in the end, the exit code."""
@@ -136,6 +160,7 @@ class BoxProcess:
             if self._init is None and "child-pid" in record:
                 with suppress(ProcessLookupError):
                     self._init = os.pidfd_open(record["child-pid"])
+                    self._init_pid = record["child-pid"]
 
 
 def start(policy: BoxPolicy, argv: Sequence[str], *, stdin: int, stdout: int, stderr: int) -> BoxProcess:
@@ -143,8 +168,10 @@ def start(policy: BoxPolicy, argv: Sequence[str], *, stdin: int, stdout: int, st
 
     `stderr` is a pipe that only this process reads; the first byte on it is a control character (see `inner_command`).
 
-    Raises `BoxUnavailable` when this machine cannot confine it, `BoxError` when the command cannot be passed on.
+    Raises `BoxUnavailable` when this machine cannot confine it, `BoxError` when the command cannot be passed on, and
+    `RuntimeError` in a thread without an event loop, before anything is started: with that thread the box would end.
     """
+    asyncio.get_running_loop()
     _check_command(argv)
     programs = _programs(policy)
     with ExitStack() as opened:
@@ -162,18 +189,72 @@ def start(policy: BoxPolicy, argv: Sequence[str], *, stdin: int, stdout: int, st
         file_fds = {path: held(content) for path, content in box_files(policy).items()}
         seccomp_fd = held(seccomp_filter())
         options = bwrap_arguments(policy, seccomp_fd=seccomp_fd, status_fd=status_write, file_fds=file_fds)
-        options_fd = held(b"".join(os.fsencode(option) + b"\0" for option in options))
         within = policy.network.command(argv) if policy.network is not None else argv
-        command = inner_command(_within_ceilings(resource_limits(policy.limits)), within)
+        group = _new_group(policy.limits)
+        if group is not None:
+            failed.callback(group.close)
+        resources = _within_ceilings(resource_limits(policy.limits, grouped=group is not None))
+        # bubblewrap starts nothing before it has read all of its options: until then it can be moved and marked.
+        told = _option_pipe(opened, b"".join(os.fsencode(option) + b"\0" for option in options))
         child = _popen(
-            [*programs, "--args", str(options_fd), "--", *command],
+            [*programs, "--args", str(told.read_end), "--", *inner_command(resources, within)],
             (stdin, stdout, stderr),
-            (status_write, seccomp_fd, options_fd, *file_fds.values()),
+            (status_write, seccomp_fd, told.read_end, *file_fds.values()),
         )
+        _prepare(child, group)
         failed.pop_all()
-        with suppress(OSError):
+        told.tell()
+        return BoxProcess(child, status_read, group)
+
+
+@dataclass(frozen=True)
+class _Options:
+    """The pipe that bubblewrap reads its options from."""
+
+    text: bytes
+    read_end: int
+    write_end: int
+
+    def tell(self) -> None:
+        # It fits into the pipe, so it is written as a whole or, when the service is killed before, not at all: then
+        # bubblewrap shows nothing of the machine, and there is nothing to run.
+        with suppress(BrokenPipeError):  # it has ended already; what it said tells why
+            os.write(self.write_end, self.text)
+
+
+def _option_pipe(opened: ExitStack, text: bytes) -> _Options:
+    options = _Options(text, *os.pipe())
+    opened.callback(os.close, options.read_end)
+    opened.callback(os.close, options.write_end)
+    try:
+        if len(text) > fcntl.fcntl(options.write_end, fcntl.F_GETPIPE_SZ):
+            fcntl.fcntl(options.write_end, fcntl.F_SETPIPE_SZ, len(text))
+    except OSError as error:
+        raise BoxError(f"the box's policy is {len(text)} bytes long: shorten its environment") from error
+    return options
+
+
+def _new_group(limits: Limits) -> cgroup.Group | None:
+    groups = cgroup.available()
+    if isinstance(groups, cgroup.Undelegated):
+        return None
+    try:
+        return groups.make(limits)
+    except OSError as error:
+        raise BoxError(f"no control group can be made for the box in {groups.folder}: {error}") from error
+
+
+def _prepare(child: subprocess.Popen[bytes], group: cgroup.Group | None) -> None:
+    """Put what is about to become a box under its limits. Raises `BoxError`, and then nothing has begun."""
+    try:
+        with suppress(FileNotFoundError, PermissionError):
             Path(f"/proc/{child.pid}/oom_score_adj").write_bytes(_OOM_SCORE)
-        return BoxProcess(child, status_read)
+        if group is not None:
+            group.add(child.pid)
+    except OSError as error:
+        child.kill()
+        child.wait()
+        raise BoxError(f"the box could not be put under its limits: {error}") from error
 
 
 def kill_strays() -> int:

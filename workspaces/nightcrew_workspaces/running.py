@@ -7,25 +7,27 @@ import os
 import subprocess
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from functools import partial
 from typing import Literal
 
 import anyio
 
 from nightcrew_workspaces.errors import BoxError
 from nightcrew_workspaces.failure import start_failure
-from nightcrew_workspaces.memory import MemoryWatch
 from nightcrew_workspaces.policy import BoxPolicy
 from nightcrew_workspaces.process import BoxProcess, memory_file, start
+from nightcrew_workspaces.reached import Reached, Stopped, noticed, sentence
+from nightcrew_workspaces.room import Room, Stay
+from nightcrew_workspaces.watch import Watch
 
-Ended = Literal["exited", "timeout", "memory", "signal", "output"]
-"""How a command ended: by itself, or stopped for its time, its memory, by a signal, or for its flood of output."""
+Ended = Literal["exited", "signal", Stopped]
+"""How a command ended: by itself, by a signal, or for a limit, see `reached`."""
 
 _CHUNK = 64 * 1024
 _CHUNKS_AT_ONCE = 16  # then the event loop has its turn
 _LAST_SECONDS = 10.0  # the longest that killed processes may take to be gone
 # Signals that end a process which does nothing about them: 128 + N is what a shell and bubblewrap make of them.
-_DEADLY = frozenset((1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 24, 25, 31))
+_DEADLY = frozenset((1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 24, 31))
+_TOO_LARGE = 128 + 25  # SIGXFSZ
 
 
 class PipeReader:
@@ -67,18 +69,23 @@ class PipeReader:
 class Running:
     """A command and its limits: give it its outputs, then `execute` it, then see how it ended."""
 
-    def __init__(self, policy: BoxPolicy, seconds: float | None) -> None:
+    def __init__(self, policy: BoxPolicy, seconds: float | None, room: Room | None) -> None:
         self.policy = policy
         self.exit_code: int | None = None
         self.ended: Ended = "exited"
+        self.reached: Reached | None = None
+        """The limit that it ran into, whether it was ended for that or went on."""
         self._seconds = policy.limits.seconds if seconds is None else seconds
+        self._room = room
         self._pipes: list[PipeReader] = []
         self._process: BoxProcess | None = None
-        self._stopped: Ended | None = None
+        self._stopped: Stopped | None = None
+        self._stay: Stay | None = None
+        self._most_output = 0
 
     def output(self, sink: Callable[[bytes], object], limit: int) -> int:
         """A descriptor to write to, for `sink`; more than `limit` bytes end the command."""
-        left = limit
+        left = self._most_output = limit
 
         def capped(data: bytes) -> None:
             nonlocal left
@@ -106,14 +113,24 @@ class Running:
             if owned is not None:
                 os.close(owned)
 
-    def raise_for_start(self, said: str) -> None:
-        """Raise when the command never began; `said` is what came on its standard error."""
+    def conclude(self, said: str) -> str:
+        """The limit that was reached, in words, or nothing; `said` is what came on standard error.
+
+        Raises when the command never began.
+        """
         if self.exit_code is None and self.ended == "exited":
             raise start_failure(self.policy, said)
+        if self.reached is None and self._process is not None and self._process.group is None:
+            self.reached = noticed(self.exit_code, said)  # the kernel tells of it only in a group
+        if self.reached is None:
+            return ""
+        disk = self._stay.words if self._stay is not None else ""
+        return sentence(self.reached, self.policy.limits, seconds=self._seconds, output=self._most_output, disk=disk)
 
     async def _to_end(self, process: BoxProcess) -> None:
         timer = asyncio.get_running_loop().call_later(self._seconds, self._stop, "timeout")
-        watch = MemoryWatch(process.pid, self.policy.limits.memory_mib << 20, partial(self._stop, "memory"))
+        watch = Watch(process, self.policy.limits, self._stop)
+        stay = self._stay = None if self._room is None else self._room.enter(self._stop)
         try:
             await process.wait()
         except BaseException:
@@ -122,15 +139,27 @@ class Running:
         finally:
             timer.cancel()
             watch.stop()
-        code = process.exit_code
-        if self._stopped is not None:
-            self.ended = self._stopped
-        else:
-            self.exit_code = code
-            if code is not None and code - 128 in _DEADLY:
-                self.ended = "signal"
+            if stay is not None:
+                await stay.leave()
+        self._judge(process, full=watch.full)
+        if stay is not None and self.reached is None and await stay.conclude():
+            self.reached = "disk"
 
-    def _stop(self, why: Ended) -> None:
+    def _judge(self, process: BoxProcess, *, full: bool) -> None:
+        if self._stopped is None and process.group is not None and process.group.out_of_memory:
+            self._stopped = "memory"
+        if self._stopped is not None:
+            self.ended = self.reached = self._stopped
+            return
+        code = self.exit_code = process.exit_code
+        if code == _TOO_LARGE:
+            self.ended = self.reached = "file"
+        elif code is not None and code - 128 in _DEADLY:
+            self.ended = "signal"
+        if self.reached is None and (full or (process.group is not None and process.group.forks_refused)):
+            self.reached = "processes"
+
+    def _stop(self, why: Stopped) -> None:
         if self._stopped is None and self._process is not None:
             self._stopped = why
             self._process.kill()

@@ -2,7 +2,8 @@
 
 Everything is allowed but what a build or a test has no use for and an attacker has: other processes' memory, the
 kernel's own interfaces, new namespaces and mounts, injected terminal input, socket families that a network namespace
-does not close (AF_VSOCK), and the call by which a box's first process could outlive the service.
+does not close (AF_VSOCK), protocols for which the kernel would load a module, memory that no limit sees, and the call
+by which a box's first process could outlive the service.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from nightcrew_workspaces.errors import BoxUnavailable
 # the same on every architecture.
 _EPERM: tuple[str | tuple[str, int], ...] = (
     *("ptrace", "process_vm_readv", "process_vm_writev", ("process_madvise", 440), "kcmp", ("pidfd_getfd", 438)),
+    *(("process_mrelease", 448), "migrate_pages", "move_pages", "mbind", "set_mempolicy", ("memfd_secret", 447)),
+    *(("set_mempolicy_home_node", 450), ("lsm_set_self_attr", 460), "modify_ldt", "uselib", "sysfs", "ustat"),
     *("add_key", "request_key", "keyctl", "bpf", "perf_event_open", "userfaultfd", "fanotify_init", "fanotify_mark"),
     *("mount", "umount2", "pivot_root", "chroot", "unshare", "setns", "mount_setattr", ("open_tree_attr", 467)),
     *(("open_tree", 428), ("move_mount", 429), ("fsopen", 430), ("fsconfig", 431), ("fsmount", 432), ("fspick", 433)),
@@ -31,11 +34,20 @@ _EPERM: tuple[str | tuple[str, int], ...] = (
 # Programs probe for these and fall back: glibc from clone3, whose flags a filter cannot see, to clone.
 _ENOSYS: tuple[tuple[str, int], ...] = (
     *(("clone3", 435), ("io_uring_setup", 425), ("io_uring_enter", 426), ("io_uring_register", 427)),
+    *(("statmount", 457), ("listmount", 458)),
 )
 # CLONE_NEWNS, NEWCGROUP, NEWUTS, NEWIPC, NEWUSER, NEWPID, NEWNET
 _NEW_NAMESPACE = (0x20000, 0x2000000, 0x4000000, 0x8000000, 0x10000000, 0x20000000, 0x40000000)
-_TIOCSTI, _TIOCLINUX = 0x5412, 0x541C
-_ALLOWED_FAMILIES = (1, 2, 10, 16)  # UNIX, INET, INET6, NETLINK
+# Typing into a terminal, and line disciplines: any user may have the kernel load one for a terminal of his own.
+_IOCTLS = {"TIOCSTI": 0x5412, "TIOCLINUX": 0x541C, "TIOCSETD": 0x5423}
+_LOW = 0xFFFFFFFF  # what the kernel looks at of an `int`: a comparison of all 64 bits could be dodged with a high one
+_UNIX, _INET, _INET6, _NETLINK = 1, 2, 10, 16
+_ALLOWED_FAMILIES = (_UNIX, _INET, _INET6, _NETLINK)
+# DCCP, L2TP, SCTP, UDP-Lite, SMC; 262 is MPTCP, which Go listens by.
+_CLOSED_PROTOCOLS, _LAST_PROTOCOL = (33, 115, 132, 136, 256), 262
+_SOL_TCP, _TCP_ULP = 6, 31
+# A System V segment that nobody has attached is in no process's memory; a namespace may have 4,096 of them.
+_LARGEST_SEGMENT = 1024 * 1024
 
 
 @lru_cache(maxsize=1)
@@ -67,18 +79,34 @@ def _add_rules(rules: Any, seccomp: Any) -> None:
         rules.add_rule(enosys, number)
     for flag in _NEW_NAMESPACE:
         rules.add_rule(eperm, "clone", seccomp.Arg(0, seccomp.MASKED_EQ, flag, flag))
-    for request in (_TIOCSTI, _TIOCLINUX):
-        # The kernel looks at the low 32 bits only; a comparison of all 64 could be dodged with a high one.
-        rules.add_rule(eperm, "ioctl", seccomp.Arg(1, seccomp.MASKED_EQ, 0xFFFFFFFF, request))
+    for request in _IOCTLS.values():
+        rules.add_rule(eperm, "ioctl", seccomp.Arg(1, seccomp.MASKED_EQ, _LOW, request))
     # bubblewrap's init dies with its parent by PR_SET_PDEATHSIG. It shares the command's uid, so its memory can be
     # written through /proc/1/mem, and it could be made to take that back.
-    pdeathsig = (seccomp.Arg(0, seccomp.MASKED_EQ, 0xFFFFFFFF, 1), seccomp.Arg(1, seccomp.NE, signal.SIGKILL))
+    pdeathsig = (seccomp.Arg(0, seccomp.MASKED_EQ, _LOW, 1), seccomp.Arg(1, seccomp.NE, signal.SIGKILL))
     rules.add_rule(eperm, "prctl", *pdeathsig)
+    rules.add_rule(seccomp.ERRNO(errno.ENOMEM), "shmget", seccomp.Arg(1, seccomp.GT, _LARGEST_SEGMENT))
+    _add_socket_rules(rules, seccomp)
+
+
+def _add_socket_rules(rules: Any, seccomp: Any) -> None:
+    """Four families, of NETLINK only the one that tells of network interfaces, of INET no protocol of a module."""
     refuse, last = seccomp.ERRNO(errno.EAFNOSUPPORT), max(_ALLOWED_FAMILIES)
     for family in range(last):
         if family not in _ALLOWED_FAMILIES:
             rules.add_rule(refuse, "socket", seccomp.Arg(0, seccomp.EQ, family))
     rules.add_rule(refuse, "socket", seccomp.Arg(0, seccomp.GT, last))
+    rules.add_rule(refuse, "socketpair", seccomp.Arg(0, seccomp.NE, _UNIX))
+    unsupported = seccomp.ERRNO(errno.EPROTONOSUPPORT)
+    rules.add_rule(unsupported, "socket", seccomp.Arg(0, seccomp.EQ, _NETLINK), seccomp.Arg(2, seccomp.NE, 0))
+    for family in (_INET, _INET6):
+        of_family = seccomp.Arg(0, seccomp.EQ, family)
+        for protocol in _CLOSED_PROTOCOLS:
+            rules.add_rule(unsupported, "socket", of_family, seccomp.Arg(2, seccomp.MASKED_EQ, _LOW, protocol))
+        rules.add_rule(unsupported, "socket", of_family, seccomp.Arg(2, seccomp.GT, _LAST_PROTOCOL))
+    # An upper layer protocol (TLS) is a module too.
+    ulp = (seccomp.Arg(1, seccomp.MASKED_EQ, _LOW, _SOL_TCP), seccomp.Arg(2, seccomp.MASKED_EQ, _LOW, _TCP_ULP))
+    rules.add_rule(seccomp.ERRNO(errno.ENOPROTOOPT), "setsockopt", *ulp)
 
 
 def _exported(rules: Any) -> bytes:

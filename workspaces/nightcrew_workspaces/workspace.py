@@ -206,7 +206,7 @@ class Workspaces:
 
     def git_policy(self, mounts: tuple[Mount, ...]) -> BoxPolicy:
         """For boxes that run our own scripts of git commands."""
-        limits = Limits(seconds=_SECONDS, file_mib=4096, output_bytes=16 * 1024)
+        limits = Limits(seconds=_SECONDS, file_mib=4096, output_bytes=16 * 1024, workspace_mib=None)
         return BoxPolicy(user=self.user, mounts=mounts, files=PICK_FILES, limits=limits)
 
     def _folder(self, task: str) -> Path:
@@ -395,7 +395,8 @@ class Workspace:
         """Have the new objects packed in a box, into a file of ours."""
         argv = ("git", "pack-objects", "--revs", "--thin", "--stdout", "--quiet", "--delta-base-offset")
         wanted = f"{commit}\n^{self.base_commit}\n".encode()
-        box = Box(dataclasses.replace(self._git_box.policy, limits=Limits(seconds=_SECONDS, file_mib=MAX_PACK_MIB + 1)))
+        limits = dataclasses.replace(self._git_box.policy.limits, file_mib=MAX_PACK_MIB + 1)
+        box = Box(dataclasses.replace(self._git_box.policy, limits=limits))
         result = await box.capture(argv, stdin=wanted, stdout=pack, env={"GIT_DIR": SHADOW})
         if not result.ok:
             said = result.stderr.strip()[-500:] or result.ended

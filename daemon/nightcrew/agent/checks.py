@@ -111,4 +111,5 @@ async def run_check(box: Box, check: Check, *, seconds: float) -> CheckResult:
         seconds=round(ran.seconds, 3),
         failing=outcome.failing,
         passed_tests=outcome.passed,
+        limit=ran.reached,
     )

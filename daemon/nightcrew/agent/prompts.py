@@ -124,8 +124,8 @@ def checks_now(before: Sequence[CheckResult], *, limit: int = 2500) -> str:
 def describe_failure(result: CheckResult) -> str:
     """A few words on how a check failed."""
     if result.ended != "exited":
-        return f"stopped ({result.ended}) after {result.seconds:.0f} s"
-    return f"fails with exit code {result.exit_code}"
+        return f"stopped ({result.limit or result.ended}) after {result.seconds:.0f} s"
+    return f"fails with exit code {result.exit_code}{f' (limit: {result.limit})' if result.limit else ''}"
 
 
 def clip(text: str, limit: int) -> str:

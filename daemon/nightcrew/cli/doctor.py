@@ -130,8 +130,8 @@ def _config_file(config: Config) -> Check:
 
 
 async def _box(config: Config) -> Check:
-    from nightcrew_workspaces.box import self_test
     from nightcrew_workspaces.errors import BoxUnavailable
+    from nightcrew_workspaces.selftest import self_test
     from nightcrew_workspaces.user import box_user
 
     try:

@@ -198,7 +198,7 @@ def _result(result: CheckResult) -> str:
     if result.ok:
         tests = f" ({result.passed_tests} tests)" if result.passed_tests is not None else ""
         return f"passed{tests}, {result.seconds:.1f} s"
-    how = f"exit {result.exit_code}" if result.ended == "exited" else result.ended
+    how = f"exit {result.exit_code}" if result.ended == "exited" else result.limit or result.ended
     tests = f", {len(result.failing)} failing" if result.failing else ""
     return f"failed ({how}{tests}), {result.seconds:.1f} s"
 

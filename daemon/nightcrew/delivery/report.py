@@ -199,9 +199,10 @@ def _mark(result: CheckResult | None) -> str:
         tests = f", {result.passed_tests} tests" if result.passed_tests is not None else ""
         return f"passed{tests} in {result.seconds:.1f} s"
     if result.exit_code is None or result.ended != "exited":
-        return f"stopped ({one_line(result.ended, 20)}) after {result.seconds:.1f} s"
+        return f"stopped ({one_line(result.limit or result.ended, 120)}) after {result.seconds:.1f} s"
     tests = f", {len(result.failing)} failing" if result.failing else ""
-    return f"failed, exit {result.exit_code}{tests}"
+    limit = f" (limit: {one_line(result.limit, 120)})" if result.limit else ""
+    return f"failed, exit {result.exit_code}{tests}{limit}"
 
 
 def _attention(record: TaskRecord, patch: str) -> Iterator[str]:

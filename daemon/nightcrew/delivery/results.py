@@ -41,6 +41,8 @@ class CheckReport(Frozen):
     exit_code: int | None
     """Null when the command did not end by itself; `ended` says how."""
     ended: str
+    limit: str
+    """The limit that it ran into, in words; empty when it ran into none."""
     seconds: float
     failing: tuple[str, ...]
     passed_tests: int | None
@@ -207,6 +209,7 @@ def _check(result: CheckResult) -> CheckReport:
         ok=result.ok,
         exit_code=result.exit_code,
         ended=result.ended,
+        limit=result.limit,
         seconds=round(result.seconds, 3),
         failing=result.failing,
         passed_tests=result.passed_tests,

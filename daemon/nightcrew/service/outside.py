@@ -24,9 +24,9 @@ from nightcrew_tools.contract import NoQueue, TaskGateway, TaskRefused, TaskRequ
 from nightcrew_tools.grants import Grants, outside_grants
 from nightcrew_tools.session import Offer, Readiness, serving_http
 from nightcrew_tools.tokens import read_tokens
-from nightcrew_workspaces.box import self_test
 from nightcrew_workspaces.policy import BoxPolicy, Limits
 from nightcrew_workspaces.roots import Roots, check_roots, person, roots_policy, user_of_roots
+from nightcrew_workspaces.selftest import self_test
 
 
 class ServiceGateway(TaskGateway):

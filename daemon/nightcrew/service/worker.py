@@ -12,8 +12,8 @@ from nightcrew.journal import Journal
 from nightcrew.journal.fold import TaskRecord
 from nightcrew.service.attendant import Say
 from nightcrew.service.upkeep import leave, tidy, trim
-from nightcrew_workspaces.box import self_test
 from nightcrew_workspaces.policy import Limits
+from nightcrew_workspaces.selftest import self_test
 from nightcrew_workspaces.user import box_user
 from nightcrew_workspaces.workspace import Workspaces, default_root
 
