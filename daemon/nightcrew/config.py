@@ -8,10 +8,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic import Field, IPvAnyNetwork, SecretStr, ValidationError, field_validator, model_validator
 
 from nightcrew.errors import ConfigError
 from nightcrew_tools.contract import Frozen, Limits, Outcome
+from nightcrew_workspaces.egress import parse_upstream
+from nightcrew_workspaces.egress_rules import parse_rule
 
 Dialect = Literal["tools", "choose", "infill", "rewrite", "explain"]
 """How a role talks to its model: `tools` is native tool calls; `choose` picks files by JSON schema (planner); `infill`,
@@ -119,6 +121,51 @@ class McpSettings(Frozen):
     deny: tuple[str, ...] = ()
 
 
+class NetworkSettings(Frozen):
+    """What boxes may reach when a task asks for it: nothing, unless it stands in `allow`."""
+
+    allow: tuple[str, ...] = ()
+    """Hosts as `host`, `*.domain`, each with or without `:port` (443 and 80), and names of groups."""
+    groups: dict[str, tuple[str, ...]] = Field(default_factory=dict[str, tuple[str, ...]])
+    """More names for several hosts; `pip`, `npm`, `cargo`, `go` and `maven` are there."""
+    private: tuple[IPvAnyNetwork, ...] = ()
+    """Ranges that may be reached although they are not public: a mirror's."""
+    proxy: str | None = None
+    """The way from this machine to the outside: `http://host:port`, or `environment` for its `https_proxy`. It looks
+    names up by itself, so their addresses are not checked here."""
+    env: dict[str, str] = Field(default_factory=dict[str, str])
+    """Variables for boxes with a network: a mirror's address. Boxes can read them."""
+    connections: Annotated[int, Field(ge=1, le=1024)] = 64
+    """Of one task, at the same time."""
+    upload_mib: Annotated[int, Field(ge=1)] = 16
+    """Most that one task may send."""
+    download_mib: Annotated[int, Field(ge=1)] = 4096
+
+    @field_validator("allow")
+    @classmethod
+    def _are_hosts(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for entry in value:
+            parse_rule(entry)
+        return value
+
+    @field_validator("groups")
+    @classmethod
+    def _hold_hosts(cls, value: dict[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
+        for name, hosts in value.items():
+            if "." in name or not hosts:
+                raise ValueError(f"{name}: a group has a name without dots, and hosts")
+            for entry in hosts:
+                parse_rule(entry)
+        return value
+
+    @field_validator("proxy")
+    @classmethod
+    def _is_proxy(cls, value: str | None) -> str | None:
+        if value not in (None, "environment"):
+            parse_upstream(value)
+        return value
+
+
 class Config(Frozen):
     """The whole configuration file."""
 
@@ -129,6 +176,7 @@ class Config(Frozen):
     crews: dict[str, CrewSettings] = Field(default_factory=dict[str, "CrewSettings"])
     box: BoxSettings = BoxSettings()
     mcp: McpSettings = McpSettings()
+    network: NetworkSettings = NetworkSettings()
     limits: Limits = Limits()
     concurrency: Annotated[int, Field(ge=1, le=256)] = 4
     """Tasks at the same time."""

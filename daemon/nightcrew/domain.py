@@ -46,6 +46,39 @@ class CheckResult(Frozen):
         return self.exit_code == 0 and self.ended == "exited"
 
 
+class HostUse(Frozen):
+    """What boxes did with one host and port. Sizes in bytes, TLS and headers included."""
+
+    host: str
+    """Empty where what a box sent could not be understood."""
+    port: int
+    allowed: bool
+    why: str = ""
+    """Why it was refused, or what went wrong with it last."""
+    address: str = ""
+    """What was dialled last; `upstream` where an operator's proxy was."""
+    connections: int = 0
+    sent: int = 0
+    received: int = 0
+
+    @property
+    def key(self) -> tuple[str, int, bool]:
+        return self.host, self.port, self.allowed
+
+    def plus(self, more: HostUse) -> HostUse:
+        """Both together; what was said last stands."""
+        return HostUse(
+            host=self.host,
+            port=self.port,
+            allowed=self.allowed,
+            why=more.why or self.why,
+            address=more.address or self.address,
+            connections=self.connections + more.connections,
+            sent=self.sent + more.sent,
+            received=self.received + more.received,
+        )
+
+
 class Step(Frozen):
     """One piece of a plan."""
 

@@ -3,6 +3,7 @@
 NightcrewError
 ├── ConfigError          the configuration file is wrong: says file, key and what to write
 ├── TaskFileError        a task file is wrong: says line and reason
+├── NetworkRefused       a task wants to reach more than this machine allows, or this machine cannot reach out
 ├── JournalError
 │   ├── Stale            another worker took this task over: stop, report nothing
 │   ├── JournalBusy      another service runs on this home
@@ -35,6 +36,10 @@ class TaskFileError(NightcrewError):
         self.reason = reason
         self.line = line
         super().__init__(reason if line is None else f"line {line}: {reason}")
+
+
+class NetworkRefused(NightcrewError):
+    """A task's network is more than the configuration allows, or cannot be had."""
 
 
 class JournalError(NightcrewError):

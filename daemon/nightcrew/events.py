@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, TypeAdapter
 
-from nightcrew.domain import Check, CheckResult, Plan, Usage, Verdict
+from nightcrew.domain import Check, CheckResult, HostUse, Plan, Usage, Verdict
 from nightcrew_tools.contract import Frozen, Outcome, TaskRequest
 
 
@@ -57,6 +57,15 @@ class ChecksRan(Frozen):
     """0 for the run before any change."""
     commit: str
     results: tuple[CheckResult, ...]
+
+
+class NetworkUsed(Frozen):
+    """What boxes asked of the network: a host when it is first asked for, before anything is sent, then the sums."""
+
+    kind: Literal["network_used"] = "network_used"
+    during: Literal["setup", "loop"]
+    hosts: tuple[HostUse, ...]
+    """What came to what earlier events tell."""
 
 
 class MessageAdded(Frozen):
@@ -169,6 +178,7 @@ Event = Annotated[
     | TaskClaimed
     | WorkspaceOpened
     | ChecksRan
+    | NetworkUsed
     | MessageAdded
     | ModelReplied
     | ToolRan

@@ -31,6 +31,15 @@ class Limits(Frozen):
     """Attempts of the executor, over all plan revisions."""
 
 
+class TaskNetwork(Frozen):
+    """What a task's boxes may reach, within what the machine allows."""
+
+    hosts: tuple[str, ...] | None = None
+    """Hosts, `*.` before a domain, names of groups; all that the machine allows when None."""
+    during: Literal["setup", "loop"] = "setup"
+    """`setup`: while the set-up runs, and not afterwards. `loop`: while a model works too. Never while checks run."""
+
+
 class TaskRequest(Frozen):
     """What a person asked for, from whichever front door it came."""
 
@@ -48,7 +57,9 @@ class TaskRequest(Frozen):
     checks: tuple[str, ...] | None = None
     """Shell commands that must exit 0 in the result; found in the repository when None."""
     setup: tuple[str, ...] = ()
-    """Shell commands that prepare every clean checkout before its checks."""
+    """Shell commands that prepare every checkout before its checks."""
+    network: TaskNetwork | None = None
+    """None: boxes have no network."""
     limits: Limits = Limits()
     deliver: Literal["branch", "patch"] = "branch"
     id: Slug | None = None

@@ -198,3 +198,25 @@ def test_a_fetch_in_a_log_is_a_line_now_and_then(capsys: pytest.CaptureFixture[s
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 2
     assert lines[0].startswith("  0 % of 0 MB from the hub, 0.0 MB/s, 10 s left")
+
+
+def test_the_hosts_that_tasks_may_ask_for_are_shown(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("https_proxy", "HTTPS_PROXY", "http_proxy", "HTTP_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    assert "boxes have none" in examined(cli)[1]["network"][0]["text"]
+    config = tmp_path / "config.toml"
+    config.write_text('[network]\nallow = ["npm", "mirror.lan:8080"]\nprivate = ["10.1.0.0/16"]\n')
+    (check,) = examined(cli)[1]["network"]
+    assert check["level"] == "ok"
+    assert "registry.npmjs.org, mirror.lan:8080; also at 10.1.0.0/16" in check["text"]
+    monkeypatch.setenv("https_proxy", "http://me:secret@proxy.example:3128")
+    (check,) = examined(cli)[1]["network"]
+    assert check["level"] == "warn"
+    assert 'proxy = "environment"' in check["fix"]
+    config.write_text('[network]\nallow = ["npm"]\nproxy = "environment"\n')
+    (check,) = examined(cli)[1]["network"]
+    assert check["level"] == "ok"
+    assert "by the proxy proxy.example:3128" in check["text"]
+    assert "secret" not in check["text"]
+    monkeypatch.delenv("https_proxy")
+    assert examined(cli)[1]["network"][0]["level"] == "fail"

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from nightcrew.errors import TaskFileError
 from nightcrew.intake.taskfile import MAX_BYTES, parse
-from nightcrew_tools.contract import Limits, TaskRequest
+from nightcrew_tools.contract import Limits, TaskNetwork, TaskRequest
 
 REPO = "repo: /src/app\n"
 
@@ -304,13 +304,44 @@ def test_the_line_of_a_nested_value_is_its_own():
     assert refused(task("limits:\n  minutes: 5\n  attempts: 99\n")).line == 5
 
 
-@pytest.mark.parametrize(
-    "front", ["network: [a.example]\n", "after: nightly\n", "images: [a.png]\n", "schedule: daily\n", "deliver: push\n"]
-)
+@pytest.mark.parametrize("front", ["after: nightly\n", "images: [a.png]\n", "schedule: daily\n", "deliver: push\n"])
 def test_fields_of_later_are_refused_with_a_clear_sentence(front: str):
     error = refused(task(front))
     assert "not supported yet" in error.reason
     assert error.line == 3
+
+
+@pytest.mark.parametrize(
+    ("front", "wanted"),
+    [
+        ("network: true\n", TaskNetwork()),
+        ("network: pip\n", TaskNetwork(hosts=("pip",))),
+        ("network: [pip, '*.example.org:8443']\n", TaskNetwork(hosts=("pip", "*.example.org:8443"))),
+        ("network: {hosts: [a.example], during: loop}\n", TaskNetwork(hosts=("a.example",), during="loop")),
+        ("network: {hosts: true, during: setup}\n", TaskNetwork()),
+        ("network: false\n", None),
+        ("network: []\n", None),
+        ("network:\n", None),
+        ("network: {hosts: false, during: loop}\n", None),
+    ],
+)
+def test_a_network_is_asked_for_whole_or_host_by_host(front: str, wanted: TaskNetwork | None):
+    assert read(task(front)).network == wanted
+
+
+@pytest.mark.parametrize(
+    ("front", "reason"),
+    [
+        ("network: [http://a.example]\n", "'http://a.example': the port is no number"),
+        ("network: ['*']\n", "'*' is no host name"),
+        ("network: {hosts: [a.example], during: checks}\n", "`network.during` must be `setup`, or `loop`"),
+        ("network: {during: loop}\n", "found a group of fields"),
+        ("network: {host: a.example}\n", "did you mean `network.hosts`?"),
+        ("network: {hosts: 3}\n", "the number 3"),
+    ],
+)
+def test_a_network_that_cannot_be_meant_is_refused(front: str, reason: str):
+    assert reason in refused(task(front)).reason
 
 
 def test_fields_of_later_that_ask_for_nothing_are_accepted():

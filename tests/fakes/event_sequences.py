@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 from hypothesis import strategies as st
 
-from nightcrew.domain import Check, CheckResult, Plan, Step, Usage, Verdict
+from nightcrew.domain import Check, CheckResult, HostUse, Plan, Step, Usage, Verdict
 from nightcrew.events import (
     AttemptEnded,
     AttemptStarted,
@@ -16,6 +16,7 @@ from nightcrew.events import (
     Event,
     MessageAdded,
     ModelReplied,
+    NetworkUsed,
     PlanWritten,
     Recorded,
     TaskClaimed,
@@ -67,6 +68,13 @@ LATER_EVENTS: st.SearchStrategy[Event] = st.one_of(
         attempt=_number,
         commit=_text,
         results=st.lists(_result, max_size=2).map(tuple),
+    ),
+    st.builds(
+        NetworkUsed,
+        during=st.sampled_from(["setup", "loop"]),
+        hosts=st.lists(
+            st.builds(HostUse, host=_text, port=_number, allowed=st.booleans(), why=_text, sent=_number), max_size=2
+        ).map(tuple),
     ),
     st.builds(MessageAdded, conversation=_conversation, message=st.text()),
     st.builds(

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fakes.scripted_server import Answer, Rule, Script, ScriptedServer
-from nightcrew.config import Config, CrewSettings, Dialect, RoleSettings, WorkspaceSettings
+from nightcrew.config import Config, CrewSettings, Dialect, NetworkSettings, RoleSettings, WorkspaceSettings
 from nightcrew.journal import Journal
 from nightcrew.journal.fold import TaskRecord
 from nightcrew.service.worker import CrewWorker, open_worker
@@ -167,13 +167,14 @@ async def house(
     fail_first: tuple[int | str, ...] = (),
     limits: Limits | None = None,
     keep: str = "none",
+    network: NetworkSettings | None = None,
 ) -> AsyncIterator[House]:
     """A house below `root`, which boxes must be able to reach."""
     repository = make_repository(root / "repository", files)
     async with ScriptedServer(answers, fail_first=fail_first) as server:
         config = config_for(root / "home", server.url, verifier=verifier, dialect=dialect)
         workspaces = WorkspaceSettings.model_validate({"path": config.workspaces.path, "keep": keep})
-        config = config.model_copy(update={"workspaces": workspaces})
+        config = config.model_copy(update={"workspaces": workspaces, "network": network or NetworkSettings()})
         config.home.mkdir(mode=0o755)
         with Journal.open(config.journal) as journal:
             async with open_worker(config, journal, lambda _: None) as runner:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from nightcrew_workspaces.egress_mount import EgressMount
 from nightcrew_workspaces.errors import BoxUnavailable
 from nightcrew_workspaces.policy import (
     BoxPolicy,
@@ -78,6 +79,31 @@ def test_the_whole_policy_is_told_to_bubblewrap():
 def test_a_box_that_joins_a_network_makes_none():
     assert "--unshare-net" in arguments(policy())
     assert [each for each in arguments(policy()) if each != "--unshare-net"] == arguments(policy(joins=4711))
+
+
+def test_a_way_out_is_a_socket_a_bridge_and_the_variables_that_tell_tools():
+    way = EgressMount(Path("/srv/task/egress-1/proxy"), ca_bundle="/etc/ssl/certs/all.pem", env={"PIP_INDEX_URL": "x"})
+    of = policy(network=way, env={"NO_PROXY": "mine"})
+    told = " ".join(arguments(of))
+    assert "--ro-bind /srv/task/egress-1/proxy /run/egress" in told
+    assert "--unshare-net" in told
+    told_tools = {key: value for key, value in box_environment(of).items() if key not in box_environment(policy())}
+    proxied = [name for name, value in told_tools.items() if value == "http://127.0.0.1:3128"]
+    assert sorted(proxied) == [
+        *("ALL_PROXY", "CARGO_HTTP_PROXY", "HTTPS_PROXY", "HTTP_PROXY", "PIP_PROXY", "all_proxy", "http_proxy"),
+        *("https_proxy", "npm_config_https_proxy", "npm_config_proxy"),
+    ]
+    assert told_tools["PIP_CERT"] == told_tools["NODE_EXTRA_CA_CERTS"] == "/etc/ssl/certs/all.pem"
+    assert told_tools["PIP_INDEX_URL"] == "x"
+    assert told_tools["NO_PROXY"] == "mine"
+    assert way.command(["pip", "--version"])[-2:] == ["pip", "--version"]
+    with pytest.raises(ValueError, match="not an absolute path"):
+        EgressMount(Path("proxy"))
+
+
+def test_a_home_that_stays_takes_the_place_of_the_one_in_memory():
+    told = " ".join(arguments(policy(home=Path("/srv/task/home"))))
+    assert told.index("--tmpfs /home/agent") < told.index("--bind /srv/task/home /home/agent")
 
 
 def test_limits_are_set_inside_where_they_count_for_one_box():

@@ -349,6 +349,64 @@ async def test_a_clean_room_has_the_commit_and_nothing_else(work, workspaces):
     assert list((folder(workspaces) / "rooms").iterdir()) == []
 
 
+async def test_what_is_left_in_a_clean_rooms_home_stays_as_long_as_the_room(work, workspaces):
+    async with work.clean_room(work.base_commit, home=True) as room, work.clean_room(work.base_commit) as other:
+        await sh(room, "mkdir -p ~/.cache && echo 1 > ~/.cache/kept")
+        assert await sh(room, "cat ~/.cache/kept; ls -A /workspace | grep -c cache || true") == "1\n0\n"
+        assert await sh(other, "echo 1 > ~/kept; ls -A ~") == "kept\n"
+        assert await sh(other, "ls -A ~") == ""
+    assert list((folder(workspaces) / "rooms").iterdir()) == []
+
+
+# Preparing
+
+
+async def test_what_a_set_up_leaves_stays_and_is_no_part_of_the_result(work, workspaces, source):
+    names = ["plain", "with space", "star*", "[brackets]", "back\\slash", "#hash", "!bang", "ünicode", "dir/inner"]
+    assert not work.prepared
+    async with work.preparing() as box:
+        for name in names:
+            await sh(box, f"mkdir -p \"$(dirname '{name}')\"; echo 1 > '{name}'")
+        await sh(box, "echo changed > calc.py; rm 'docs/read me.txt'; echo 1 > ~/kept")
+    assert work.prepared
+    assert (
+        await sh(work.box, "cat ~/kept; git status --short; cat 'docs/read me.txt' dir/inner '[brackets]'")
+        == "1\nhello\n1\n1\n"
+    )
+    assert await sh(work.box, "cat calc.py") == FILES["calc.py"]
+    assert await work.commit("nothing") is None
+    await sh(work.box, "echo 1 > starfish; echo 1 > b; echo 2 > calc.py; git add -A; git commit -qm mine")
+    harvest = await work.harvest(await work.commit("new") or "")
+    assert sorted(file.path for file in harvest.files) == ["b", "calc.py", "starfish"]
+    await work.restore(work.base_tree)
+    assert await sh(work.box, "ls -d plain '[brackets]' starfish 2>/dev/null || true") == "[brackets]\nplain\n"
+
+
+async def test_a_workspace_stays_prepared_over_a_restart_and_a_set_up_that_was_cut_off_does_not(work, workspaces):
+    with anyio.CancelScope() as scope:
+        async with work.preparing() as box:
+            await sh(box, "echo half > ~/half; echo half > half")
+            scope.cancel()
+            await anyio.sleep_forever()
+    assert not (await workspaces.reopen("t1")).prepared
+    async with work.preparing() as box:
+        assert await sh(box, "ls -A ~") == ""
+        await sh(box, "echo whole > ~/whole")
+    async with await workspaces.reopen("t1") as again:
+        assert again.prepared
+        assert await sh(again.box, "cat ~/whole") == "whole\n"
+
+
+async def test_git_and_the_file_helper_do_not_read_the_home_of_commands(work):
+    async with work.preparing():
+        pass
+    await sh(
+        work.box, "git config --global core.pager 'touch /workspace/ran'; git config --global alias.status '!touch ran'"
+    )
+    await work.checkpoint()
+    assert "ran" not in await sh(work.box, "ls")
+
+
 async def test_a_clean_room_is_gone_when_its_use_is_cancelled(work, workspaces):
     started = anyio.Event()
     async with anyio.create_task_group() as group:

@@ -89,6 +89,10 @@ class Box:
         """The same box with this way out, or with none."""
         return Box(replace(self.policy, network=network))
 
+    def with_home(self, home: Path) -> Box:
+        """The same box with a directory, which the box's user owns, as the home of its commands."""
+        return Box(replace(self.policy, home=home))
+
     async def run(
         self,
         command: str | Sequence[str],

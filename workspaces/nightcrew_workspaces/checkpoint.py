@@ -153,6 +153,19 @@ fi
 true
 """
 
+_SETTLE = r"""
+mkdir -p /shadow/info /workspace/.git/info
+git ls-files -z --others --exclude-standard --directory | /usr/bin/python3 -I -S -c "$PATTERNS" >/tmp/new || exit 1
+cat /tmp/new >>/shadow/info/exclude && cat /tmp/new >>/workspace/.git/info/exclude
+"""
+# Paths to gitignore(5) patterns that match just them; a name with a line end in it cannot be one.
+_PATTERNS = r"""
+import re, sys
+for path in sys.stdin.buffer.read().split(b"\0"):
+    if path and b"\n" not in path:
+        sys.stdout.buffer.write(b"/" + re.sub(rb"([\\*?\[\] ])", rb"\\\1", path) + b"\n")
+"""
+
 
 @dataclass(frozen=True)
 class LeftOut:
@@ -201,6 +214,10 @@ class Shadow:
         _check_name(tree)
         answer = await self._run(_RESTORE, "restore", missing=f"there is no checkpoint with the tree {tree}", TREE=tree)
         return "broken" not in answer.lines
+
+    async def ignore_new(self) -> None:
+        """Have what is new in the worktree count as ignored from now on, here and in the clone."""
+        await self._run(_SETTLE, "the end of the set-up", PATTERNS=_PATTERNS)
 
     async def diff(self, limit_bytes: int) -> bytes:
         """The worktree against the base as a patch; one byte more than the limit where it is longer."""

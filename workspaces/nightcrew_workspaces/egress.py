@@ -34,7 +34,7 @@ from nightcrew_workspaces.errors import EgressError
 from nightcrew_workspaces.folders import give_to, make_folder, remove_tree
 from nightcrew_workspaces.policy import BoxUser, EgressMount
 
-__all__ = ["Egress", "EgressLimits", "Outside", "Upstream", "Visit", "parse_upstream"]
+__all__ = ["Egress", "EgressLimits", "Log", "Outside", "Upstream", "Visit", "parse_upstream"]
 
 logger = logging.getLogger("nightcrew.egress")
 
@@ -116,7 +116,8 @@ class Egress:
     """Serves a proxy on a unix socket while its block lasts; `mount` is what a box's policy takes.
 
     `folder` is a directory of the service that the box's user can pass through; the socket lies in one below it that is
-    gone afterwards. Raises `EgressError` where it cannot be made. To be used on the event loop's thread.
+    gone afterwards. `used` is what was sent and received before; it counts too. Raises `EgressError` where it cannot be
+    made. To be used on the event loop's thread.
     """
 
     def __init__(
@@ -130,6 +131,7 @@ class Egress:
         outside: Outside | None = None,
         resolve: Resolve | None = None,
         env: Mapping[str, str] | None = None,
+        used: tuple[int, int] = (0, 0),
     ) -> None:
         self._allow = allow
         self._user = user
@@ -139,7 +141,7 @@ class Egress:
         self._resolve = resolve or _look_up
         self._env = dict(env or {})
         self._folder = folder / f"egress-{secrets.token_hex(6)}"
-        self._meter = Meter(self._limits.upload, self._limits.download)
+        self._meter = Meter(self._limits.upload, self._limits.download, *used)
         self._handlers: set[asyncio.Task[None]] = set()
 
     @property
@@ -206,7 +208,8 @@ class Egress:
             # The log failed, say since another worker took the task over: then nothing goes out, and the rest goes on.
             logger.exception("a connection of a box was cut off")
         finally:
-            await _let_go(writer)
+            with contextlib.suppress(TimeoutError):
+                await _let_go(writer)
 
     def _is_the_boxs(self, writer: asyncio.StreamWriter) -> bool:
         """Whether the other end runs as the box's user, or is the service: the socket is for nobody else."""
@@ -382,10 +385,11 @@ async def _let_go(writer: asyncio.StreamWriter) -> None:
     try:
         async with asyncio.timeout(_LAST_SECONDS):
             await writer.wait_closed()
-    except (OSError, TimeoutError):
-        pass
-    finally:
+    except (TimeoutError, asyncio.CancelledError):  # the first is an OSError too
         writer.transport.abort()
+        raise
+    except OSError:
+        pass
 
 
 async def _look_up(host: str, port: int) -> list[Address]:

@@ -148,6 +148,8 @@ class BoxPolicy:
     """Path in the box to content, shown read-only. For what the box's user could not reach on the machine."""
     limits: Limits = Limits()
     chdir: str = WORKSPACE
+    home: Path | None = None
+    """What is HOME in the box; memory that is gone with each command when None."""
     network: EgressMount | None = None
     """The way out, when there is one: nothing else leads out of a box."""
     joins: int | None = None
@@ -200,6 +202,7 @@ def bwrap_arguments(policy: BoxPolicy, *, seccomp_fd: int, status_fd: int, file_
         *("--unshare-uts", "--unshare-cgroup-try", "--disable-userns", "--die-with-parent", "--new-session"),
         *("--cap-drop", "ALL", "--uid", str(_UID), "--gid", str(_UID), "--clearenv"),
         *_system_arguments(file_fds),
+        *(() if policy.home is None else ("--bind", str(policy.home), HOME)),
         *_mount_arguments(policy),
         *(policy.network.arguments() if policy.network is not None else ()),
     ]

@@ -6,6 +6,7 @@ A task's directory, `<root>/<task>`, is complete as soon as it has its name (it 
     depot.git        the source's objects, owned by the service; read-only at /depot in every box
     clone            the worktree, owned by the boxes' user; /workspace in every box; borrows its objects from /depot
     shadow.git       checkpoints; seen by boxes that only run our own scripts
+    home             HOME of commands in the worktree, where a set-up ran; `prepared` says that it did
     rooms            clean checkouts, while they are used
 """
 
@@ -32,6 +33,8 @@ from nightcrew_workspaces.box import Box
 from nightcrew_workspaces.cache import CacheSize, discard, trim_caches
 from nightcrew_workspaces.checkpoint import PICK_FILES, SHADOW, SHADOW_SETTINGS, Base, Checkpoint, Shadow
 from nightcrew_workspaces.depot import make_depot
+from nightcrew_workspaces.egress import Egress, EgressLimits, Log, Outside
+from nightcrew_workspaces.egress_rules import AllowList
 from nightcrew_workspaces.errors import GitError, HarvestRefused, WorkspaceError
 from nightcrew_workspaces.files import Files
 from nightcrew_workspaces.folders import Size, give_to, make_folder, make_root, remove_tree, sync_folder
@@ -242,12 +245,17 @@ class Workspace:
         clone = Mount(self.clone, WORKSPACE, writable=True)
         shadow = Mount(folder / "shadow.git", SHADOW, writable=True)
         self.box = Box(workspaces.policy((clone, depot)))
+        """Runs commands in the worktree; `preparing` says what their home is."""
         self.background = Background(self.box)
+        self._home = folder / "home"
         self.files = Files(self.box)
         self.git = GitBox(self.box)
         self._git_box = Box(workspaces.git_policy((clone, depot, shadow)))
         self._shadow = Shadow(self._git_box, Base(self.base_commit, self.base_tree))
         self._lock = anyio.Lock()
+        if self.prepared:
+            self.box = self.box.with_home(self._home)
+            self.background = Background(self.box)
 
     async def __aenter__(self) -> Self:
         return self
@@ -269,6 +277,50 @@ class Workspace:
             await self.git.aclose()
         finally:
             await self.files.aclose()
+
+    @property
+    def prepared(self) -> bool:
+        """Whether a set-up ran here to its end."""
+        return (self._folder / "prepared").exists()
+
+    @contextlib.asynccontextmanager
+    async def preparing(self) -> AsyncGenerator[Box]:
+        """A box for a set-up of the worktree, once. Its home stays, and is that of all commands in `box` from then on.
+
+        What the set-up leaves in the worktree counts as ignored afterwards, and tracked files are those of the base:
+        nothing of it is part of a result. Git and the file helper have no part in that home.
+        """
+        await anyio.to_thread.run_sync(remove_tree, self._home)
+        self._make_home(self._home)
+        box = self.box.with_home(self._home)
+        yield box
+        async with self._lock:
+            await self._shadow.ignore_new()
+        await self.restore(self.base_tree)
+        (self._folder / "prepared").touch()
+        sync_folder(self._folder)
+        await self.use(box)
+
+    async def use(self, box: Box) -> None:
+        """Have commands run in this box from now on; what the old one has in the background ends."""
+        await self.background.aclose()
+        self.box, self.background = box, Background(box)
+
+    def egress(
+        self,
+        allow: AllowList,
+        *,
+        log: Log,
+        limits: EgressLimits,
+        outside: Outside,
+        env: Mapping[str, str],
+        used: tuple[int, int],
+    ) -> Egress:
+        """A way out for this task's boxes, an async context manager; see `Egress`."""
+        user = self._workspaces.user
+        return Egress(
+            allow, folder=self._folder, user=user, log=log, limits=limits, outside=outside, env=env, used=used
+        )
 
     async def checkpoint(self) -> Checkpoint:
         """Record the worktree, new files included; `checkpoint` (the module) says what is not. Durable on return."""
@@ -332,10 +384,11 @@ class Workspace:
         )
 
     @contextlib.asynccontextmanager
-    async def clean_room(self, commit: str) -> AsyncGenerator[Box]:
+    async def clean_room(self, commit: str, *, home: bool = False) -> AsyncGenerator[Box]:
         """A box with a fresh checkout of the base or of a harvested commit at /workspace; gone afterwards.
 
-        It is a git repository with that commit on the branch `work`, without tags. Several may be open at once.
+        It is a git repository with that commit on the branch `work`, without tags. Several may be open at once. With
+        `home`, what commands leave in HOME is there for the next ones, as long as the room is.
         """
         if not SHA.match(commit):
             raise ValueError(f"{commit!r} is not an object name")
@@ -347,10 +400,19 @@ class Workspace:
             give_to(room, self._workspaces.user, below=False)
             mounts = (Mount(room, WORKSPACE, writable=True), Mount(self._depot, DEPOT))
             await _run(Box(self._workspaces.git_policy(mounts)), _CHECK_OUT, f"the checkout of {commit}")
-            yield Box(self._workspaces.policy(mounts))
+            box = Box(self._workspaces.policy(mounts))
+            if home:
+                self._make_home(room.with_suffix(".home"))
+                box = box.with_home(room.with_suffix(".home"))
+            yield box
         finally:
             with anyio.CancelScope(shield=True):
                 await anyio.to_thread.run_sync(remove_tree, room)
+                await anyio.to_thread.run_sync(remove_tree, room.with_suffix(".home"))
+
+    def _make_home(self, path: Path) -> None:
+        make_folder(path, 0o700)
+        give_to(path, self._workspaces.user)
 
     async def check_out(self) -> None:
         """Make clone and shadow from the depot; part of `Workspaces.create`."""
@@ -377,6 +439,7 @@ class Workspace:
             *self._folder.glob("rooms/*"),
             *self._folder.glob("incoming-*"),
             *self._folder.glob("fresh-*"),
+            *self._folder.glob("egress-*"),
         ):
             await anyio.to_thread.run_sync(remove_tree, leftover)
         if "broken" in await _run(self._git_box, _REOPEN, "the recovery"):

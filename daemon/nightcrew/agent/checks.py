@@ -88,16 +88,24 @@ async def run_checks(
     on_result: Callable[[CheckResult], None] | None = None,
 ) -> tuple[CheckResult, ...]:
     """Run the set-up, then every check, in one checkout. A set-up command that fails stands as a failed check."""
+    failed = await set_up(box, setup, seconds=seconds)
+    if failed is not None:
+        return (failed,)
     results: list[CheckResult] = []
-    for command in setup:
-        result = await run_check(box, Check(command=command, source="task"), seconds=seconds)
-        if not result.ok:
-            return (result,)
     for check in checks:
         results.append(await run_check(box, check, seconds=seconds))
         if on_result is not None:
             on_result(results[-1])
     return tuple(results)
+
+
+async def set_up(box: Box, commands: Sequence[str], *, seconds: float) -> CheckResult | None:
+    """Run the commands of a set-up one after the other: the one that failed, None when all went well."""
+    for command in commands:
+        result = await run_check(box, Check(command=command, source="task"), seconds=seconds)
+        if not result.ok:
+            return result
+    return None
 
 
 async def run_check(box: Box, check: Check, *, seconds: float) -> CheckResult:

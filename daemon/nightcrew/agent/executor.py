@@ -47,7 +47,7 @@ class Executor:
         assert record.checks_before is not None
         self._conversation.open(
             EXECUTOR,
-            executor_task(record.opened.context, record.request.text, self._plan, record.checks_before.results),
+            executor_task(record.opened.context, record.request, self._plan, record.checks_before.results),
         )
         mark = f"Attempt {number}. "
         if evidence and not self._heard(mark):
@@ -95,7 +95,8 @@ class Executor:
     async def _objection(self, step: int) -> str:
         """What the current step's own checks say against it, in the workspace as it is."""
         for command in self._plan.steps[step].checks:
-            result = await run_check(self._workspace.box, Check(command=command, source="plan"), seconds=self._seconds)
+            box = self._workspace.box.with_network(None)
+            result = await run_check(box, Check(command=command, source="plan"), seconds=self._seconds)
             if not result.ok:
                 return f"its check `{command}` {describe_failure(result)}:\n{clip(result.output, 3000)}"
         return ""

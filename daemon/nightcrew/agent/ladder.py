@@ -144,7 +144,8 @@ class Ladder:
         after = await run_checks(
             self.workspace.box,
             record.opened.checks,
-            setup=record.request.setup,
+            # What needs a network was installed before; what only builds is built anew for each candidate.
+            setup=() if record.request.network else record.request.setup,
             seconds=candidate_seconds(record.checks_before.results, self.seconds),
         )
         verdict = judge(record.checks_before.results, after, changed=True)

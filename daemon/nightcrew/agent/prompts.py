@@ -10,6 +10,7 @@ import json
 from collections.abc import Mapping, Sequence
 
 from nightcrew.domain import CheckResult, Plan
+from nightcrew_tools.contract import TaskRequest
 
 PLANNER = """\
 You plan work on a git repository that is checked out at /workspace. You cannot change anything: read, search, \
@@ -93,9 +94,22 @@ def planner_task(context: str, task: str, before: Sequence[CheckResult]) -> str:
     return f"{context}\n\n# Task\n{task}\n\n{checks_now(before)}"
 
 
-def executor_task(context: str, task: str, plan: Plan, before: Sequence[CheckResult]) -> str:
+def executor_task(context: str, request: TaskRequest, plan: Plan, before: Sequence[CheckResult]) -> str:
     """The executor's one user message."""
-    return f"{context}\n\n# Task\n{task}\n\n{checks_now(before)}\n\n{plan_text(plan)}\n\nBegin with step 1."
+    parts = [context, f"# Task\n{request.text}", checks_now(before), *_surroundings(request), plan_text(plan)]
+    return "\n\n".join((*parts, "Begin with step 1."))
+
+
+def _surroundings(request: TaskRequest) -> list[str]:
+    """What of this task's surroundings is not as the system text says."""
+    lines: list[str] = []
+    if request.setup:
+        done = ", ".join(f"`{command}`" for command in request.setup)
+        lines.append(f"Already run in /workspace: {done}. What it installed stays, ignored by git.")
+    if request.network is not None and request.network.during == "loop":
+        hosts = ", ".join(request.network.hosts) if request.network.hosts is not None else "some hosts"
+        lines.append(f"Commands reach {hosts} through the proxy in their environment, and nothing else.")
+    return ["# Surroundings\n" + "\n".join(lines)] if lines else []
 
 
 def plan_text(plan: Plan) -> str:

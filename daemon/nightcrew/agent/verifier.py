@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import shlex
+from collections.abc import Sequence
 from typing import Any
 
-from nightcrew.agent.checks import run_checks
+from nightcrew.agent.checks import run_check, run_checks
 from nightcrew.agent.conversation import Conversation
 from nightcrew.agent.judge import judge
 from nightcrew.agent.ledger import Ledger
 from nightcrew.agent.prompts import VERIFIER, clip
 from nightcrew.agent.suspects import is_test
-from nightcrew.domain import Check, Verdict
+from nightcrew.agent.wayout import WayOut
+from nightcrew.domain import Check, CheckResult, Verdict
 from nightcrew.errors import ContextOverflow, EndpointRefused
 from nightcrew.events import ChecksRan, VerdictReached
 from nightcrew.llm.client import ModelClient
@@ -34,17 +37,24 @@ _ANSWER: dict[str, Any] = {
 }
 
 
-async def check_before(ledger: Ledger, workspace: Workspace, *, seconds: float) -> None:
+async def check_before(ledger: Ledger, workspace: Workspace, way_out: WayOut, *, seconds: float) -> None:
     """Run the checks on a clean checkout of the base: what fails here is not the task's fault."""
     record = ledger.record
     assert record.opened is not None
-    async with workspace.clean_room(workspace.base_commit) as box:
-        results = await run_checks(box, record.opened.checks, setup=record.request.setup, seconds=seconds)
+    results = await _in_clean_room(
+        ledger, workspace, way_out, workspace.base_commit, record.opened.checks, seconds=seconds
+    )
     ledger.append(ChecksRan(phase="before", attempt=0, commit=workspace.base_commit, results=results))
 
 
 async def verify(
-    ledger: Ledger, workspace: Workspace, attempt: int, *, judge_client: ModelClient | None, seconds: float
+    ledger: Ledger,
+    workspace: Workspace,
+    way_out: WayOut,
+    attempt: int,
+    *,
+    judge_client: ModelClient | None,
+    seconds: float,
 ) -> Harvest | None:
     """Commit the attempt, take it out of the box, check it, and journal the verdict.
 
@@ -64,12 +74,11 @@ async def verify(
     commit = harvest.commit
     ran = record.checks_after.get(attempt)
     if ran is None or ran.commit != commit:
-        async with workspace.clean_room(commit) as box:
-            results = await run_checks(box, _checks(ledger), setup=record.request.setup, seconds=seconds)
+        results = await _in_clean_room(ledger, workspace, way_out, commit, _checks(ledger), seconds=seconds)
         ledger.append(ChecksRan(phase="after", attempt=attempt, commit=commit, results=results))
     verdict = judge(record.checks_before.results, record.checks_after[attempt].results, changed=True)
     if verdict.passed:
-        verdict = await _with_the_tests_as_they_were(ledger, workspace, harvest, verdict, seconds=seconds)
+        verdict = await _with_the_tests_as_they_were(ledger, workspace, way_out, harvest, verdict, seconds=seconds)
     if verdict.passed and judge_client is not None:
         verdict = await _ask(ledger, judge_client, attempt, harvest.patch, verdict)
     _conclude(ledger, attempt, commit, verdict)
@@ -77,7 +86,7 @@ async def verify(
 
 
 async def _with_the_tests_as_they_were(
-    ledger: Ledger, workspace: Workspace, harvest: Harvest, verdict: Verdict, *, seconds: float
+    ledger: Ledger, workspace: Workspace, way_out: WayOut, harvest: Harvest, verdict: Verdict, *, seconds: float
 ) -> Verdict:
     """A failing test is not repaired by rewriting it: what failed before is run again with the old tests put back.
 
@@ -90,16 +99,15 @@ async def _with_the_tests_as_they_were(
     tests = [path for path in touched if is_test(path)]
     if not failed or not tests:
         return verdict
-    async with workspace.clean_room(harvest.commit) as box:
-        put_back = ["git", "checkout", "--quiet", workspace.base_commit, "--", *(f":(literal){path}" for path in tests)]
-        restored = await box.run(put_back)
-        checks = [result.check for result in failed]
-        again = await run_checks(box, checks, setup=ledger.record.request.setup, seconds=seconds)
+    checks = [result.check for result in failed]
+    paths = (f":(literal){path}" for path in tests)
+    put_back = shlex.join(["git", "checkout", "--quiet", workspace.base_commit, "--", *paths])
+    again = await _in_clean_room(ledger, workspace, way_out, harvest.commit, checks, seconds=seconds, first=put_back)
     was = {result.check.command: set(result.failing) for result in failed}
     still = [
         result for result in again if not result.ok and was.get(result.check.command, set()) <= set(result.failing)
     ]
-    if restored.exit_code == 0 and not still:
+    if not still:
         return verdict
     reason = f"the failing tests pass only because tests were changed ({', '.join(tests[:5])})"
     evidence = "\n\n".join(clip(result.output, 3000) for result in still)
@@ -109,6 +117,26 @@ async def _with_the_tests_as_they_were(
         evidence=f"{reason}. With the tests as they were:\n{evidence}\nPut the tests back and repair the code.",
         notes=verdict.notes,
     )
+
+
+async def _in_clean_room(
+    ledger: Ledger,
+    workspace: Workspace,
+    way_out: WayOut,
+    commit: str,
+    checks: Sequence[Check],
+    *,
+    seconds: float,
+    first: str = "",
+) -> tuple[CheckResult, ...]:
+    """Set a clean checkout up, with the task's network if it has one, then run the checks in it without any."""
+    async with workspace.clean_room(commit, home=bool(ledger.record.request.setup)) as box:
+        if first:
+            result = await run_check(box, Check(command=first, source="task"), seconds=seconds)
+            if not result.ok:
+                return (result,)
+        failed = await way_out.set_up(workspace, box, seconds=seconds)
+        return (failed,) if failed is not None else await run_checks(box, checks, seconds=seconds)
 
 
 async def _take_out(ledger: Ledger, workspace: Workspace) -> Harvest | None:

@@ -23,7 +23,8 @@ from nightcrew.agent.survey import survey
 from nightcrew.agent.suspects import Suspect, find_suspects
 from nightcrew.agent.toolbox import open_toolbox
 from nightcrew.agent.verifier import check_before, verify
-from nightcrew.config import Config
+from nightcrew.agent.wayout import WayOut
+from nightcrew.config import Config, environment
 from nightcrew.crew import Crew, Role
 from nightcrew.domain import Check
 from nightcrew.events import AttemptStarted, Delivered, WorkspaceOpened
@@ -63,6 +64,7 @@ class Work:
         self._workspaces = workspaces
         self._roster = roster
         self._stack = stack
+        self._way_out = WayOut(config.network, ledger, environment())
         self._clients: dict[str, ModelClient] = {}
         self._harvests: dict[int, Harvest] = {}
         self._suspected: tuple[tuple[str, ...], list[Suspect]] | None = None
@@ -83,7 +85,8 @@ class Work:
         workspace = await self._open_workspace()
         await self._look_around(workspace, crew)
         if self._ledger.record.checks_before is None:
-            await check_before(self._ledger, workspace, seconds=self._seconds(crew))
+            await check_before(self._ledger, workspace, self._way_out, seconds=self._seconds(crew))
+        await self._way_out.prepare(workspace, seconds=self._seconds(crew))
         while True:
             number = len(self._ledger.record.attempts)
             verdict = self._ledger.record.verdicts.get(number)
@@ -145,7 +148,8 @@ class Work:
             await self._execute(crew, workspace, last)
         judge_client = await self._client("verifier", crew.verifier) if crew.verifier else None
         seconds = self._seconds(crew)
-        harvest = await verify(self._ledger, workspace, last, judge_client=judge_client, seconds=seconds)
+        way_out = self._way_out
+        harvest = await verify(self._ledger, workspace, way_out, last, judge_client=judge_client, seconds=seconds)
         if harvest is not None:
             self._harvests[last] = harvest
 
@@ -168,7 +172,7 @@ class Work:
     async def _execute(self, crew: Crew, workspace: Workspace, number: int) -> None:
         client = await self._client("executor", crew.executor)
         seconds = self._seconds(crew)
-        async with open_toolbox(workspace, EXECUTOR) as toolbox:
+        async with self._way_out.while_working(workspace), open_toolbox(workspace, EXECUTOR) as toolbox:
             if crew.executor.uses_tools:
                 executor = Executor(self._ledger, client, toolbox, workspace, seconds=seconds)
                 await executor.attempt(number, evidence=self._evidence_on_this_plan(number))

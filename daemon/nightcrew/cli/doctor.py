@@ -77,6 +77,7 @@ async def examine() -> AsyncIterator[Check]:
         return
     yield _config_file(config)
     yield await _box(config)
+    yield _network(config)
     yield _home(config)
     yield _disk(config)
     yield _journal(config)
@@ -140,6 +141,29 @@ async def _box(config: Config) -> Check:
     except BoxUnavailable as error:
         return Check("box", "fail", error.why, error.remedy)
     return Check("box", "ok", f"confines commands, as {user.name} (uid {user.uid})")
+
+
+def _network(config: Config) -> Check:
+    from nightcrew.config import environment
+    from nightcrew.errors import NetworkRefused
+    from nightcrew.network import machine_allows, outside, proxy_of
+
+    allowed = machine_allows(config.network)
+    if not allowed.rules:
+        return Check("network", "ok", "boxes have none: `allow` under [network] is empty")
+    try:
+        way = outside(config.network, environment())
+    except NetworkRefused as error:
+        return Check("network", "fail", str(error), "correct it, or remove `proxy` to connect directly")
+    text = f"tasks may ask for {', '.join(str(rule) for rule in allowed.rules)}"
+    if way.private:
+        text += f"; also at {', '.join(str(network) for network in way.private)}"
+    if way.upstream is not None:
+        text += f"; by the proxy {way.upstream.host}:{way.upstream.port}, which looks names up"
+    elif proxy_of(environment()):
+        fix = 'write `proxy = "environment"` under [network] to go by it'
+        return Check("network", "warn", f"{text}; directly, although the environment names a proxy", fix)
+    return Check("network", "ok", text)
 
 
 def _home(config: Config) -> Check:

@@ -102,11 +102,18 @@ def attention(record: TaskRecord, patch: str) -> list[Finding]:
         )
         found.append(Finding(words, (candidate.path,)))
     found += [Finding(words, tuple(paths)) for words, paths in concerns(changed_files(patch))]
+    found += _about_network(record)
     if record.opened is not None and record.opened.source_dirty:
         found.append(
             Finding("The source checkout had uncommitted changes. They are not part of this work, and are untouched.")
         )
     return list(dict.fromkeys(found))
+
+
+def _about_network(record: TaskRecord) -> list[Finding]:
+    refused = [use for use in record.hosts.values() if not use.allowed]
+    names = tuple(f"{use.host or 'no host'}:{use.port} ({use.why})" if use.port else use.why for use in refused)
+    return [Finding("A box asked for what it may not reach", names)] if names else []
 
 
 def _about_trust(record: TaskRecord, patch: str) -> list[Finding]:

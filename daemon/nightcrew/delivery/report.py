@@ -53,6 +53,7 @@ def report_markdown(record: TaskRecord, *, patch: str, patch_path: Path | None =
         _plan(record),
         _changes(record, patch),
         _checks(record),
+        _network(record),
         _attention(record, patch),
         _attempts(record),
         _cost(record),
@@ -210,6 +211,34 @@ def _attention(record: TaskRecord, patch: str) -> Iterator[str]:
     found = attention(record, patch)
     nothing = "Nothing beyond the change itself." if patch else "Nothing: there is no change."
     yield "\n".join(f"- {_finding(one)}" for one in found) if found else nothing
+
+
+def _network(record: TaskRecord) -> Iterator[str]:
+    if record.request.network is None:
+        return
+    yield "## What was reached"
+    when = "its set-up and its model" if record.request.network.during == "loop" else "its set-up"
+    reached = [use for use in record.hosts.values() if use.allowed]
+    if not reached:
+        yield f"The task allowed {when} a network. No host was reached."
+        return
+    yield f"The task allowed {when} a network; checks never have one."
+    rows = ["| host | address | connections | sent | received | |", "| --- | --- | --- | --- | --- | --- |"]
+    for use in reached[:100]:
+        where, note = f"{use.host}:{use.port}", cell(use.why) if use.why else ""
+        sizes = f"{size(use.sent)} | {size(use.received)}"
+        rows.append(f"| {cell(where)} | {cell(use.address)} | {use.connections} | {sizes} | {note} |")
+    if len(reached) > 100:
+        rows.append(f"| and {len(reached) - 100} more | | | | | |")
+    yield "\n".join(rows)
+
+
+def size(count: int) -> str:
+    """Bytes as people write them: `512 B`, `3.4 MiB`."""
+    for unit, scale in (("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)):
+        if count >= scale:
+            return f"{count / scale:.1f} {unit}"
+    return f"{count} B"
 
 
 def _finding(finding: Finding) -> str:

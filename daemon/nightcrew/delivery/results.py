@@ -13,7 +13,7 @@ from typing import Literal
 from nightcrew.delivery.findings import attention, final_attempt, final_checks, rungs, times, verified
 from nightcrew.delivery.patches import changed_files
 from nightcrew.delivery.report import public_model, report_markdown
-from nightcrew.domain import CheckResult, Plan
+from nightcrew.domain import CheckResult, HostUse, Plan
 from nightcrew.events import ChecksRan, Recorded, TaskEnded
 from nightcrew.journal.fold import TaskRecord, advance
 from nightcrew_tools.contract import EXIT_CODES, Frozen, Outcome, TaskRequest, TaskUsage
@@ -94,6 +94,8 @@ class Report(Frozen):
     checks_after: tuple[CheckReport, ...] | None
     attempts: tuple[AttemptReport, ...]
     final_attempt: int | None
+    hosts: tuple[HostUse, ...]
+    """What boxes asked of the network, refused or not."""
     attention: tuple[str, ...]
     """What a person should look at."""
     crew: str | None
@@ -161,6 +163,7 @@ def report_json(record: TaskRecord, *, patch: str) -> dict[str, object]:
         checks_after=_checks(final_checks(record)),
         attempts=tuple(_attempt(record, started.number, started.revision) for started in record.attempts),
         final_attempt=final_attempt(record),
+        hosts=tuple(record.hosts.values()),
         attention=tuple(str(finding) for finding in attention(record, patch)),
         crew=opened.crew if opened else record.request.crew,
         models={role: public_model(model) for role, model in opened.models.items()} if opened else {},

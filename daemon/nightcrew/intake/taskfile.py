@@ -14,7 +14,8 @@ from pydantic import ValidationError
 
 from nightcrew.errors import TaskFileError
 from nightcrew.intake.frontmatter import Listing, Mapping, Node, Scalar, describe, parse_mapping
-from nightcrew_tools.contract import Limits, TaskRequest
+from nightcrew_tools.contract import Limits, TaskNetwork, TaskRequest
+from nightcrew_workspaces.egress_rules import parse_rule
 
 MAX_BYTES = 1024 * 1024
 """A longer task file is refused."""
@@ -263,6 +264,7 @@ def _deliver(key: str, node: Node) -> Literal["branch", "patch"]:
     return "branch" if text == "branch" else "patch"
 
 
+_NETWORK = "`true` or a list of hosts and groups as text, such as `network: [pip, files.example.org]`"
 _LIMITS = {
     "minutes": (False, "a number of minutes above 0, at most a week, such as `minutes: 90`"),
     "tokens": (True, "a whole number of tokens from 1, such as `tokens: 2000000`"),
@@ -281,6 +283,36 @@ def _limit_values(key: str, node: Node) -> dict[str, float | int]:
             whole, wanted = _LIMITS[name]
             values[name] = _number(f"limits.{name}", value, wanted, whole=whole)
     return values
+
+
+def _network(key: str, node: Node) -> TaskNetwork | None:
+    if not isinstance(node, Mapping):
+        hosts, wanted = _hosts(key, node)
+        return TaskNetwork(hosts=hosts) if wanted else None
+    for name, line in node.lines.items():
+        if name not in ("hosts", "during"):
+            raise _unknown(name, ("hosts", "during"), line, prefix="network.")
+    if "hosts" not in node.fields:
+        raise _wrong(key, node, _NETWORK)
+    hosts, wanted = _hosts("network.hosts", node.fields["hosts"])
+    during = node.fields.get("during", Scalar(node.line, "setup", "text"))
+    text = during.text.strip().lower() if isinstance(during, Scalar) else ""
+    if text not in ("setup", "loop"):
+        raise _wrong("network.during", during, "`setup`, or `loop` for while a model works too")
+    return TaskNetwork(hosts=hosts, during="loop" if text == "loop" else "setup") if wanted else None
+
+
+def _hosts(key: str, node: Node) -> tuple[tuple[str, ...] | None, bool]:
+    """Hosts, None for all that the machine allows; and whether any network is wanted."""
+    if isinstance(node, Scalar) and node.kind == "boolean":
+        return None, node.text.strip().lower() in ("true", "yes", "on")
+    hosts = _texts(_NETWORK)(key, node)
+    for host in hosts:
+        try:
+            parse_rule(host)
+        except ValueError as error:
+            raise TaskFileError(f"`{key}`: {error}", line=node.line) from None
+    return hosts, bool(hosts)
 
 
 def _limits(fields: Mapping, given: object, default: Limits) -> Limits:
@@ -334,7 +366,7 @@ _READERS: dict[str, Callable[[str, Node], Any]] = {
     "checks": _texts('a list of commands, such as `checks: ["pytest -q"]`'),
     "setup": _texts('a list of commands, such as `setup: ["npm ci"]`'),
     "limits": _limit_values,
-    "network": _texts("a list of hosts as text, such as `network: [registry.example.org]`"),
+    "network": _network,
     "after": _texts("a list of task ids as text, such as `after: [nightly]`"),
     "deliver": _deliver,
     "images": _texts("a list of image files as text, such as `images: [screenshot.png]`"),
@@ -343,7 +375,6 @@ _READERS: dict[str, Callable[[str, Node], Any]] = {
 }
 
 _LATER = {
-    "network": "boxes have no network; prepare what the checks need beforehand",
     "after": "tasks do not wait for each other; drop this one when the other has ended",
     "images": "the crew sees text only; describe the picture in the task",
     "schedule": "a task starts when it is dropped; let cron or a systemd timer drop the file",

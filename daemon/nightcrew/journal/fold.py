@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from nightcrew.domain import Plan, Usage
+from nightcrew.domain import HostUse, Plan, Usage
 from nightcrew.errors import JournalCorrupt
 from nightcrew.events import (
     AttemptEnded,
@@ -17,6 +17,7 @@ from nightcrew.events import (
     Event,
     MessageAdded,
     ModelReplied,
+    NetworkUsed,
     PlanWritten,
     Recorded,
     TaskClaimed,
@@ -68,6 +69,8 @@ class TaskRecord:
     candidates: list[CandidateTried] = field(default_factory=list[CandidateTried])
     tree: str | None = None
     """Worktree snapshot after the last event that names one: what a restart restores."""
+    hosts: dict[tuple[str, int, bool], HostUse] = field(default_factory=dict[tuple[str, int, bool], HostUse])
+    """What boxes asked of the network, by host, port and whether it was allowed."""
     usage: TaskUsage = field(default_factory=TaskUsage)
     active_seconds: float = 0.0
     """Work over all claims, each from its claim to its last event: what counts against `limits.minutes`."""
@@ -180,6 +183,9 @@ def _work(record: TaskRecord, event: Event) -> None:
             record.checks_before = event
         case ChecksRan():
             record.checks_after[event.attempt] = event
+        case NetworkUsed():
+            for use in event.hosts:
+                record.hosts[use.key] = record.hosts[use.key].plus(use) if use.key in record.hosts else use
         case PlanWritten():
             record.plans.append(event.plan)
         case AttemptStarted():

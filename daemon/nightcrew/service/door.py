@@ -1,10 +1,11 @@
-"""What is asked of a task before it is let in: that its repository and its crew exist."""
+"""What is asked of a task before it is let in: that its repository and its crew exist, and its network is allowed."""
 
 from __future__ import annotations
 
-from nightcrew.config import Config
-from nightcrew.errors import TaskFileError
+from nightcrew.config import Config, config_path, environment
+from nightcrew.errors import NetworkRefused, TaskFileError
 from nightcrew.journal.locks import private_directory
+from nightcrew.network import outside, task_may
 from nightcrew_tools.contract import TaskRequest
 from nightcrew_workspaces.errors import WorkspaceError
 from nightcrew_workspaces.git import Git, safe_config
@@ -15,11 +16,20 @@ EMBEDDED = "embedded"
 
 
 async def validate(config: Config, request: TaskRequest) -> None:
-    """Refuse what could never run: a crew that nobody defined, a source that is not there, is not git, has no commit or
-    not this base. A URL is taken as it is: only a fetch could tell more. Raises `TaskFileError`."""
+    """Refuse what could never run: a crew that nobody defined, a network that is not allowed, a source that is not
+    there, is not git, has no commit or not this base. A URL is taken as it is: only a fetch could tell more.
+
+    Raises `TaskFileError`.
+    """
     known = {*config.crews, EMBEDDED}
     if request.crew is not None and request.crew not in known:
         raise TaskFileError(f"no crew is called {request.crew!r}; there are: {', '.join(sorted(known))}")
+    if request.network is not None:
+        try:
+            task_may(config.network, request.network)
+            outside(config.network, environment())
+        except NetworkRefused as error:
+            raise TaskFileError(f"`network`: {error} in {config_path(environment())}") from None
     if is_url(request.repo):
         return
     private_directory(config.home)
