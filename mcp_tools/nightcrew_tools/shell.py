@@ -57,7 +57,7 @@ class ShellTools:
         self._on_output = on_output
 
     @tool(
-        "Run a shell command in /workspace. Each call is a new shell.",
+        "Run a shell command. Each call is a new shell.",
         writes=True,
         destructive=True,
         facts=CommandFacts,
