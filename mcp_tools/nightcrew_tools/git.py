@@ -1,123 +1,241 @@
-"""The git tools: fixed commands with checked arguments, each run in a box.
+"""The git tools: the five of a task's crew, and the whole set for a person's own directories.
 
-The repository is the model's to write, and a poisoned one makes plain git run anything; so nothing here is trusted
-outside the box, and the fixed commands only keep honest mistakes out. Reading never takes a lock nor changes the index.
+Every command runs in a box, through `GitBox`; `git_repo` says what of a repository's own settings takes effect there.
 """
 
 from __future__ import annotations
 
-from nightcrew_tools.output import ANSWER_BYTES, ToolError, head, head_and_tail, note, relative, size
+from typing import Annotated
+
+from nightcrew_tools import git_read, git_remote, git_write
+from nightcrew_tools.git_page import Page
+from nightcrew_tools.git_read import Sides, StatusFacts, What
+from nightcrew_tools.git_remote import Moved
+from nightcrew_tools.git_repo import Repo, open_repo
+from nightcrew_tools.git_words import Places, revision
+from nightcrew_tools.git_write import Branch, Head, Merge, Stash, Tree
+from nightcrew_tools.output import ToolError, note
 from nightcrew_tools.ports import WorkspacePort
+from nightcrew_tools.reply import Reply
 from nightcrew_tools.schema import tool
-from nightcrew_workspaces.box import CommandResult
-
-SECONDS = 60.0
-STATUS_LINES = 200
-LOG_MOST = 100
-
-_ENV = {"GIT_OPTIONAL_LOCKS": "0", "GIT_LITERAL_PATHSPECS": "1", "GIT_TERMINAL_PROMPT": "0", "LC_ALL": "C.UTF-8"}
-_GIT = "git --no-pager -c core.quotePath=false -c color.ui=false -c advice.addEmbeddedRepo=false"
-
-# An index of its own, in which new files are marked as to be added, lets one diff show them beside the changed ones.
-_DIFF = f"""
-cp "$({_GIT} rev-parse --git-path index)" /tmp/index 2>/dev/null
-export GIT_INDEX_FILE=/tmp/index
-[ -e /tmp/index ] || {_GIT} read-tree HEAD
-{_GIT} add --intent-to-add -- . 2>/dev/null
-exec {_GIT} diff --no-ext-diff --no-textconv --find-renames $3 --end-of-options "$1" -- "$2"
-"""
-_STATUS = f"""
-{_GIT} status --short || exit
-echo "commits: $({_GIT} rev-list --count --end-of-options "$1..HEAD" 2>/dev/null)"
-"""
-_COMMIT = f"""
-{_GIT} add --all || exit
-if {_GIT} diff --cached --quiet; then exit 42; fi
-{_GIT} commit --quiet --no-verify --no-gpg-sign --file=- || exit
-{_GIT} log -1 --format='%h %s' --shortstat
-"""
-_NOTHING = 42
 
 
-class GitTools:
-    """The history and the changes of one workspace."""
+class TaskGitTools:
+    """The history and the changes of one task's workspace: few tools, as every byte of them stands in every prompt."""
 
-    def __init__(self, workspace: WorkspacePort) -> None:
-        self._workspace = workspace
-        self._base = workspace.base_commit or "HEAD"
+    def __init__(self, workspace: WorkspacePort, base: str) -> None:
+        self._port = workspace.git
+        self._places = Places([str(root) for root in workspace.roots])
+        self._base = base
 
     @tool("Show changed files.")
     async def git_status(self) -> str:
-        output = self._ok(await self._run(_STATUS, self._base))
-        *lines, last = output.rstrip("\n").split("\n")
-        commits = last.removeprefix("commits: ") or "no"  # a branch without a commit has no count
-        made = note(f"{commits} commit{'' if commits == '1' else 's'} since the task began")
-        if not lines:
-            return f"nothing changed since the last commit\n{made}"
-        more = [note(f"{len(lines) - STATUS_LINES} more")] if len(lines) > STATUS_LINES else []
-        return "\n".join([*lines[:STATUS_LINES], *more, made])
+        repo = await self._open()
+        found = await repo.status()
+        lines, following = git_read.status_lines(found)
+        if doing := git_read.state_line(repo, found):
+            lines.append(note(doing))
+        if following is not None:
+            lines.append(note(f"{len(found.changes) - following} more"))
+        made = "no" if found.commit is None else await self._count(repo, found.commit)
+        lines = lines or ["nothing changed since the last commit"]
+        return "\n".join([*lines, note(f"{made} commit{'' if made == '1' else 's'} since the task began")])
 
     @tool("Show all changes since the task began.")
-    async def git_diff(self, path: str = ".") -> str:
-        path = _path(path)
-        base = self._base
-        output = self._ok(result := await self._run(_DIFF, base, path, ""))
-        if not output.strip():
-            return "no changes" if path == "." else f"no changes in {path}"
-        text, left_out = head(output, ANSWER_BYTES)
-        if not left_out:
-            return text
-        stat = self._ok(await self._run(_DIFF, base, path, "--stat=100 --stat-graph-width=8 --stat-count=60"))
-        stat, _ = head(stat, ANSWER_BYTES // 4)
-        text, _ = head(output, ANSWER_BYTES - size(stat))
-        left_out = size(output) - size(text) + result.omitted_bytes
-        return f"{stat}\n{text}" + note(f"{left_out} more bytes: give a path")
+    async def git_diff(self, path: str = ".", offset: int = 0) -> Reply:
+        return await git_read.diff(await self._open(), Sides(self._base), path, offset)
 
     @tool("Show recent commits.")
-    async def git_log(self, limit: int = 10) -> str:
-        if not 1 <= limit <= LOG_MOST:
-            raise ToolError("bad_argument", f"limit must be 1 to {LOG_MOST}, not {limit}")
-        script = f"exec {_GIT} log --no-decorate --no-show-signature --date=short --format='%h %ad %an: %s' -n \"$1\""
-        return head(self._ok(await self._run(script, str(limit))), ANSWER_BYTES)[0].rstrip("\n")
+    async def git_log(self, limit: int = 10) -> Reply:
+        return await git_read.log(await self._open(), "HEAD", None, limit=limit, brief=True)
 
     @tool("Commit all changes.", writes=True)
     async def git_commit(self, message: str) -> str:
-        if not message.strip():
-            raise ToolError("bad_argument", "message is empty; say in a line what was changed")
-        result = await self._run(_COMMIT, stdin=message.strip().encode() + b"\n")
-        if result.exit_code == _NOTHING and result.ended == "exited":
-            return "nothing to commit: no file changed since the last commit"
-        return "committed " + ",".join(line for line in self._ok(result).splitlines() if line)
+        try:
+            return (await git_write.commit(await self._open(), message, everything=True)).text
+        except ToolError as error:
+            if error.code != "nothing_to_commit":
+                raise
+            return f"nothing to commit: {error.message}"
 
     @tool("Undo uncommitted changes of a file or folder.", writes=True, destructive=True, idempotent=True)
     async def git_restore(self, path: str) -> str:
-        path = _path(path)
-        result = await self._run(f'exec {_GIT} restore --source=HEAD --staged --worktree -- "$1"', path)
-        if result.exit_code != 0 and "did not match any file" in result.output:
-            raise ToolError("not_found", f"{path!r} is not in the last commit; delete_file removes a new file")
-        self._ok(result)
-        return f"restored {'all files' if path == '.' else path} to the last commit"
+        return (await git_write.restore(await self._open(), [path])).text
 
-    async def _run(self, script: str, *arguments: str, stdin: bytes = b"") -> CommandResult:
-        command = ["/bin/sh", "-c", script, "git", *arguments]
-        return await self._workspace.box.run(command, seconds=SECONDS, stdin=stdin, env=_ENV)
+    async def _open(self) -> Repo:
+        return await open_repo(self._port, self._places, None)
 
-    @staticmethod
-    def _ok(result: CommandResult) -> str:
-        """The output of a command that went well; raises `ToolError` with what git said."""
-        if result.exit_code == 0 and result.ended == "exited":
-            return result.output
-        if result.ended != "exited":
-            stopped = f"git was stopped after {result.seconds:.0f} s ({result.ended})"
-            raise ToolError("git", f"{stopped}; give a narrower path, or use run_command")
-        said = head_and_tail(result.output.strip(), 800) or f"exit {result.exit_code}"
-        if "index.lock" in said:
-            said += "\nAn earlier git command was cut off: remove .git/index.lock with run_command."
-        raise ToolError("git", said)
+    async def _count(self, repo: Repo, commit: str) -> str:
+        if commit == self._base:
+            return "0"
+        ran = await repo.read("rev-list", "--count", f"{self._base}..{commit}")
+        return ran.stdout.decode("ascii", "replace").strip() if ran.ok else "no"
 
 
-def _path(path: str) -> str:
-    path = relative(path)
-    if path.startswith("-"):
-        raise ToolError("bad_argument", f"path {path!r} begins with a dash, which git would take for an option")
-    return path
+class GitTools:
+    """Everything that is done with git by hand, in the repositories under one or more roots.
+
+    `repo` is a folder in the repository, the first root when it is absent; paths count from it.
+    """
+
+    def __init__(self, workspace: WorkspacePort) -> None:
+        self._port = workspace.git
+        self._places = Places([str(root) for root in workspace.roots])
+
+    @tool("Show branch, changed files, conflicts, and what is in progress.", facts=StatusFacts)
+    async def git_status(self, repo: str | None = None, skip: int = 0) -> Reply:
+        return await git_read.status(await self._open(repo), skip)
+
+    @tool("Show changes: files against base; with staged the index, with target that revision.", facts=Page)
+    async def git_diff(
+        self,
+        path: str | None = None,
+        base: Annotated[str, "revision, default HEAD"] = "HEAD",
+        target: str | None = None,
+        staged: bool = False,
+        offset: int = 0,
+        repo: str | None = None,
+    ) -> Reply:
+        if staged and target:
+            raise ToolError("bad_argument", "staged compares the index: leave target out")
+        opened = await self._open(repo)
+        base, target = revision(base, "base"), None if target is None else revision(target, "target")
+        if target is None and base == "HEAD" and not (await opened.read("rev-parse", "--verify", "-q", "HEAD")).ok:
+            base = (await opened.said("hash-object", "-t", "tree", "--stdin")).decode("ascii").strip()
+        return await git_read.diff(opened, Sides(base, staged, target), path, offset)
+
+    @tool("List commits, newest first.", facts=Page)
+    async def git_log(
+        self,
+        revision: Annotated[str, "or a range a..b"] = "HEAD",
+        path: str | None = None,
+        search: Annotated[str | None, "text in the message"] = None,
+        limit: int = 20,
+        skip: int = 0,
+        repo: str | None = None,
+    ) -> Reply:
+        opened = await self._open(repo)
+        return await git_read.log(opened, revision, path, limit=limit, skip=skip, search=search)
+
+    @tool("Show a commit or stash with its changes; REVISION:PATH shows a file or folder as it was.", facts=Page)
+    async def git_show(
+        self, revision: str = "HEAD", path: str | None = None, offset: int = 0, repo: str | None = None
+    ) -> Reply:
+        return await git_read.show(await self._open(repo), revision, path, offset)
+
+    @tool("Show who last changed each line.", facts=Page)
+    async def git_blame(
+        self,
+        path: str,
+        start_line: int = 1,
+        end_line: int | None = None,
+        revision: str | None = None,
+        repo: str | None = None,
+    ) -> Reply:
+        return await git_read.blame(await self._open(repo), path, start_line, end_line, revision)
+
+    @tool("List branches, tags, remotes, stashes or worktrees.", facts=Page)
+    async def git_list(self, what: What, skip: int = 0, repo: str | None = None) -> Reply:
+        return await git_read.list_of(await self._open(repo), what, skip)
+
+    @tool("Stage files for the next commit.", writes=True, idempotent=True, facts=Head)
+    async def git_add(self, paths: list[str], repo: str | None = None) -> Reply:
+        return await git_write.add(await self._open(repo), paths)
+
+    @tool("Commit what is staged; with all every change.", writes=True, facts=Head)
+    async def git_commit(
+        self,
+        message: str,
+        all: bool = False,  # noqa: A002 (as git calls it)
+        amend: bool = False,
+        repo: str | None = None,
+    ) -> Reply:
+        return await git_write.commit(await self._open(repo), message, everything=all, amend=amend)
+
+    @tool(
+        "Throw away uncommitted changes of files; with staged only unstage them.",
+        writes=True,
+        destructive=True,
+        idempotent=True,
+        facts=Head,
+    )
+    async def git_restore(
+        self,
+        paths: list[str],
+        staged: bool = False,
+        source: Annotated[str | None, "revision, default HEAD"] = None,
+        repo: str | None = None,
+    ) -> Reply:
+        return await git_write.restore(await self._open(repo), paths, staged=staged, source=source)
+
+    @tool("Create, delete or rename a branch.", writes=True, destructive=True, facts=Head)
+    async def git_branch(
+        self,
+        action: Branch,
+        name: str,
+        start: Annotated[str | None, "for create"] = None,
+        new_name: str | None = None,
+        force: Annotated[bool, "delete unmerged commits"] = False,
+        repo: str | None = None,
+    ) -> Reply:
+        opened = await self._open(repo)
+        return await git_write.branch(opened, action, name, start=start, new_name=new_name, force=force)
+
+    @tool("Switch to a branch; create makes it, detach takes any commit.", writes=True, idempotent=True, facts=Head)
+    async def git_switch(
+        self,
+        branch: str,
+        create: bool = False,
+        start: Annotated[str | None, "for create"] = None,
+        detach: bool = False,
+        repo: str | None = None,
+    ) -> Reply:
+        return await git_write.switch(await self._open(repo), branch, create=create, start=start, detach=detach)
+
+    @tool("Put changes aside, or take them back.", writes=True, destructive=True, facts=Head)
+    async def git_stash(
+        self,
+        action: Stash,
+        message: str | None = None,
+        index: int = 0,
+        untracked: bool = False,
+        repo: str | None = None,
+    ) -> Reply:
+        opened = await self._open(repo)
+        return await git_write.stash(opened, action, message=message, index=index, untracked=untracked)
+
+    @tool(
+        "Merge a revision; continue, skip or abort a merge, rebase, cherry-pick or revert.",
+        writes=True,
+        destructive=True,
+        facts=Head,
+    )
+    async def git_merge(self, action: Merge, revision: str | None = None, repo: str | None = None) -> Reply:
+        return await git_write.merge(await self._open(repo), action, revision)
+
+    @tool("Fetch from a remote under the roots.", writes=True, idempotent=True, open_world=True, facts=Moved)
+    async def git_fetch(self, remote: str = "origin", repo: str | None = None) -> Reply:
+        return await git_remote.fetch(await self._open(repo), remote)
+
+    @tool("Push a branch to a remote under the roots.", writes=True, idempotent=True, open_world=True, facts=Moved)
+    async def git_push(
+        self,
+        remote: str = "origin",
+        branch: Annotated[str | None, "default: the current one"] = None,
+        repo: str | None = None,
+    ) -> Reply:
+        return await git_remote.push(await self._open(repo), remote, branch)
+
+    @tool("Add or remove a worktree.", writes=True, destructive=True, facts=Head)
+    async def git_worktree(
+        self,
+        action: Tree,
+        path: str,
+        branch: Annotated[str | None, "made when new"] = None,
+        force: bool = False,
+        repo: str | None = None,
+    ) -> Reply:
+        return await git_write.worktree(await self._open(repo), action, path, branch, force=force)
+
+    async def _open(self, repo: str | None) -> Repo:
+        return await open_repo(self._port, self._places, repo)

@@ -29,8 +29,19 @@ TOOLS: dict[str, str] = {
     "git_status": "git",
     "git_diff": "git",
     "git_log": "git",
+    "git_show": "git",
+    "git_blame": "git",
+    "git_list": "git",
+    "git_add": "git",
     "git_commit": "git",
     "git_restore": "git",
+    "git_branch": "git",
+    "git_switch": "git",
+    "git_stash": "git",
+    "git_merge": "git",
+    "git_fetch": "git",
+    "git_push": "git",
+    "git_worktree": "git",
     "run_command": "shell",
     "start_command": "shell",
     "read_output": "shell",
@@ -43,7 +54,7 @@ TOOLS: dict[str, str] = {
     "task_diff": "tasks",
     "task_cancel": "tasks",
 }
-"""Every tool and its family, in the order in which a server lists them."""
+"""Every tool and its family, in the order in which a server lists them. A task's crew has five of the git tools."""
 
 FAMILIES: frozenset[str] = frozenset(TOOLS.values())
 

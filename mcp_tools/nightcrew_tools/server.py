@@ -47,7 +47,7 @@ from nightcrew_tools.changes import Changes
 from nightcrew_tools.clients import Facts, FactsFilter
 from nightcrew_tools.contract import TaskGateway
 from nightcrew_tools.files import FileTools
-from nightcrew_tools.git import GitTools
+from nightcrew_tools.git import GitTools, TaskGitTools
 from nightcrew_tools.grants import TOOLS, Grants
 from nightcrew_tools.morefiles import MoreFileTools
 from nightcrew_tools.output import ToolError, as_tool_error, bounded
@@ -181,7 +181,7 @@ def build_server(
         families += [
             FileTools(workspace.files),
             MoreFileTools(workspace.files),
-            GitTools(workspace),
+            _git(workspace),
             ShellTools(workspace, listen),
         ]
     elif grants.families - {"tasks"}:
@@ -209,6 +209,12 @@ def build_server(
         # The SDK configures the whole process's logging when a server is made; that is for the program to do.
         root.handlers[:] = handlers
         root.setLevel(level)
+
+
+def _git(workspace: WorkspacePort) -> object:
+    """A task's few git tools, or all of them where there is no task."""
+    base = workspace.base_commit
+    return GitTools(workspace) if base is None else TaskGitTools(workspace, base)
 
 
 def _tool(spec: ToolSpec, handler: Handler, *, structured: bool, on_call: OnCall | None, ready: Ready | None) -> Tool:

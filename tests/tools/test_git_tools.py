@@ -37,7 +37,9 @@ async def test_a_large_diff_begins_with_a_summary_and_says_how_to_see_the_rest(s
         diff = await tools("git_diff")
         assert len(diff.encode()) < ANSWER_BYTES + 100
         assert diff.startswith(" a.txt | 9000 ++")
-        assert diff.endswith(" more bytes: give a path]")
+        assert diff.endswith("]")
+        offset = int(diff.rpartition("go on with offset=")[2].removesuffix("]"))
+        assert (await tools("git_diff", offset=offset)).startswith("+a\n+a\n")
 
 
 async def test_status_names_changed_files_and_counts_commits(session):
@@ -90,11 +92,23 @@ async def test_a_new_file_cannot_be_restored_and_the_answer_says_what_removes_it
         assert answer == "error[not_found]: 'new.txt' is not in the last commit; delete_file removes a new file"
 
 
-@pytest.mark.parametrize("path", ["--source=HEAD~1", "-p", "./-p"])
+@pytest.mark.parametrize("path", ["--source=HEAD~1", "-p"])
 async def test_a_path_that_looks_like_an_option_is_refused(session, path):
     async with session() as tools:
         for name in ("git_diff", "git_restore"):
-            assert (await tools.fail(name, path=path)).startswith("error[bad_argument]: path ")
+            answer = await tools.fail(name, path=path)
+            assert answer.startswith("error[bad_argument]: path ")
+            assert answer.endswith(f"; write ./{path} if it is a file's name")
+
+
+async def test_a_file_whose_name_begins_with_a_dash_can_be_named(session):
+    async with session() as tools:
+        await tools("write_file", path="-p", content="x\n")
+        assert "+++ b/-p\n" in await tools("git_diff", path="./-p")
+        await tools("git_commit", message="Add")
+        await tools("write_file", path="-p", content="y\n")
+        assert await tools("git_restore", path="./-p") == "restored -p to the last commit"
+        assert await tools("read_file", path="-p") == "-p lines 1-1 of 1\nx\n"
 
 
 async def test_a_path_is_a_path_and_no_pattern(session):
@@ -117,7 +131,7 @@ async def test_a_lock_left_behind_is_explained(session):
     async with session() as tools:
         await tools("write_file", path="README.md", content="x\n")
         await tools("run_command", command="touch .git/index.lock")
-        assert "remove .git/index.lock with run_command" in await tools.fail("git_commit", message="x")
+        assert "then remove .git/index.lock" in await tools.fail("git_commit", message="x")
 
 
 async def test_a_poisoned_repository_runs_nothing_outside_the_box(session, open_tmp):

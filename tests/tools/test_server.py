@@ -26,12 +26,21 @@ class NoWorkspace:
     """Enough for a server to be built; whatever is called on it fails."""
 
     base_commit = "0" * 40
+    roots = (Path("/workspace"),)
     files = None
     box = None
+    git = None
+    background = None
 
 
-async def listed(grants: Grants, mode: str = "auto") -> str:
-    async with Client(build_server(grants, workspace=NoWorkspace()), mode=mode) as client:
+class NoRoots(NoWorkspace):
+    """The same where there is no task, but a person's own directories."""
+
+    base_commit = None
+
+
+async def listed(grants: Grants, mode: str = "auto", workspace: type = NoWorkspace) -> str:
+    async with Client(build_server(grants, workspace=workspace()), mode=mode) as client:
         return openai_tools((await client.list_tools()).tools)
 
 
@@ -93,11 +102,17 @@ def test_building_a_server_leaves_the_programs_logging_alone(processes):
 
 @ERAS
 async def test_tools_are_listed_in_one_order_with_schemas_that_forbid_the_unknown(mode):
-    async with Client(build_server(Grants(FAMILIES), workspace=NoWorkspace()), mode=mode) as client:
+    async with Client(build_server(Grants(FAMILIES), workspace=NoRoots()), mode=mode) as client:
         tools = (await client.list_tools()).tools
     assert [tool.name for tool in tools] == list(TOOLS)
     assert all(tool.input_schema["additionalProperties"] is False for tool in tools)
     assert all(tool.output_schema is None for tool in tools)
+
+
+async def test_a_task_has_few_of_the_git_tools():
+    names = [entry["function"]["name"] for entry in json.loads(await listed(EXECUTOR))]
+    git = ["git_commit", "git_diff", "git_log", "git_restore", "git_status"]
+    assert [name for name in names if name.startswith("git_")] == git
 
 
 async def test_annotations_tell_readers_from_writers():

@@ -10,6 +10,7 @@ from fakes.boxes import make_box, make_workspace, own, running, soon
 from fakes.repositories import make
 from nightcrew_workspaces.errors import BoxError
 from nightcrew_workspaces.gitbox import GitBox, GitRan
+from nightcrew_workspaces.policy import Limits, Mount
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(60)]
 
@@ -95,8 +96,6 @@ async def test_a_helper_that_is_killed_from_inside_is_an_error_and_starts_again(
 
 
 async def test_memory_over_the_limit_ends_the_box(place):
-    from nightcrew_workspaces.policy import Limits
-
     git = GitBox(make_box(place, limits=Limits(seconds=30, memory_mib=150)))
     try:
         with pytest.raises(BoxError, match="out of memory"):
@@ -166,3 +165,16 @@ async def test_a_home_that_an_earlier_command_wrote_to_configures_nothing(git, p
     script = "git config --file ~/.gitconfig core.fsmonitor 'touch /workspace/CANARY; false'; git -C one status; ls"
     assert b"CANARY" not in (await sh(git, script)).stdout
     assert b"CANARY" in (await sh(git, f"unset GIT_CONFIG_GLOBAL; {script}")).stdout
+
+
+async def test_a_mount_that_is_replaced_outside_is_shown_anew(open_tmp, place):
+    (open_tmp / "config").write_text("old\n")
+    git = GitBox(make_box(place, mounts=(Mount(open_tmp / "config", "/mnt/config"),)))
+    try:
+        assert (await sh(git, "cat /mnt/config")).stdout == b"old\n"
+        (open_tmp / "config.lock").write_text("new\n")
+        (open_tmp / "config.lock").rename(open_tmp / "config")
+        assert (await sh(git, "cat /mnt/config; touch /tmp/same")).stdout == b"new\n"
+        assert (await sh(git, "ls /tmp")).stdout == b"same\n"
+    finally:
+        await git.aclose()

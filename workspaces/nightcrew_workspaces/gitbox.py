@@ -93,6 +93,7 @@ class GitBox:
         # What the box's home directory says would be what an earlier command wrote there.
         self._env = {"GIT_CONFIG_GLOBAL": box.policy.env.get("GIT_CONFIG_GLOBAL", "/dev/null")}
         self._channel: BoxChannel | None = None
+        self._shown: tuple[tuple[int, int] | None, ...] = ()
         self._lock = asyncio.Lock()
 
     async def run(
@@ -153,9 +154,11 @@ class GitBox:
             raise
 
     async def _started(self) -> BoxChannel:
-        if self._channel is not None and self._channel.alive:
+        shown = _identities(self._box)
+        if self._channel is not None and self._channel.alive and shown == self._shown:
             return self._channel
         await self._drop()
+        self._shown = shown
         channel = self._channel = await self._box.spawn(_HELPER)
         try:
             with anyio.fail_after(_START_SECONDS):
@@ -173,6 +176,20 @@ class GitBox:
         channel, self._channel = self._channel, None
         if channel is not None:
             await channel.aclose()
+
+
+def _identities(box: Box) -> tuple[tuple[int, int] | None, ...]:
+    """Device and inode of what the box shows: what was replaced meanwhile, as git does with its configuration, would
+    stay the old one in a box that is up."""
+    found: list[tuple[int, int] | None] = []
+    for mount in box.policy.mounts:
+        try:
+            status = mount.source.lstat()
+        except OSError:
+            found.append(None)
+        else:
+            found.append((status.st_dev, status.st_ino))
+    return tuple(found)
 
 
 def _sizes(header: object, keep: int) -> tuple[int, int]:
