@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 from pydantic import Field, IPvAnyNetwork, SecretStr, ValidationError, field_validator, model_validator
 
 from nightcrew.errors import ConfigError
-from nightcrew_tools.contract import Frozen, Limits, Outcome
+from nightcrew_tools.contract import ConcernKind, Frozen, Limits, Outcome
 from nightcrew_workspaces.egress import parse_upstream
 from nightcrew_workspaces.egress_rules import parse_rule
 
@@ -166,6 +166,15 @@ class NetworkSettings(Frozen):
         return value
 
 
+class GateSettings(Frozen):
+    """What a verified result may bring into a repository without a person's word."""
+
+    allow: tuple[ConcernKind, ...] = ()
+    """Kinds that are only named in the report."""
+    large_file_kib: Annotated[int, Field(ge=1)] = 1024
+    """A file that brings more than this is a large one."""
+
+
 class Config(Frozen):
     """The whole configuration file."""
 
@@ -177,6 +186,7 @@ class Config(Frozen):
     box: BoxSettings = BoxSettings()
     mcp: McpSettings = McpSettings()
     network: NetworkSettings = NetworkSettings()
+    gate: GateSettings = GateSettings()
     limits: Limits = Limits()
     concurrency: Annotated[int, Field(ge=1, le=256)] = 4
     """Tasks at the same time."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Literal
 
-from nightcrew_tools.contract import Frozen
+from nightcrew_tools.contract import CONCERNS, Concern, Frozen
 
 
 class Usage(Frozen):
@@ -105,3 +106,18 @@ class Verdict(Frozen):
     """What the executor is shown when it did not pass."""
     notes: tuple[str, ...] = ()
     """What a person should look at all the same."""
+
+
+def summarised(concerns: Iterable[Concern]) -> str:
+    """Concerns in one line: each kind with its first few paths."""
+    paths: dict[str, list[str]] = {}
+    for concern in concerns:
+        paths.setdefault(CONCERNS[concern.kind], []).append(concern.path)
+    return "; ".join(f"{words}: {_some(dict.fromkeys(names))}" for words, names in paths.items())
+
+
+def _some(names: Iterable[str]) -> str:
+    first, *rest = list(names)
+    shown = [first, *rest[:2]]
+    more = len(rest) - len(rest[:2])
+    return ", ".join(shown) + (f" and {more} more" if more else "")

@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 from pydantic import Field, TypeAdapter
 
 from nightcrew.domain import Check, CheckResult, HostUse, Plan, Usage, Verdict
-from nightcrew_tools.contract import Frozen, Outcome, TaskRequest
+from nightcrew_tools.contract import Concern, Frozen, Outcome, TaskRequest
 
 
 class TaskSubmitted(Frozen):
@@ -151,6 +151,30 @@ class VerdictReached(Frozen):
     verdict: Verdict
 
 
+class ApprovalAsked(Frozen):
+    """A verified result is held back until a person decides; its report is in place."""
+
+    kind: Literal["approval_asked"] = "approval_asked"
+    attempt: int
+    commit: str
+    """What was tested, and what an approval delivers."""
+    concerns: tuple[Concern, ...]
+    problem: str = ""
+    """Why an approval could not be carried out, when there was one before."""
+
+
+class Decided(Frozen):
+    """A person's word about a result that waited."""
+
+    kind: Literal["decided"] = "decided"
+    approved: bool
+    by: str
+    """Account of who said so."""
+    door: str
+    """`cli` or `mcp`."""
+    why: str = ""
+
+
 class Delivered(Frozen):
     """The branch (when there is one) and the result files are in place."""
 
@@ -187,6 +211,8 @@ Event = Annotated[
     | CandidateTried
     | AttemptEnded
     | VerdictReached
+    | ApprovalAsked
+    | Decided
     | Delivered
     | Waiting
     | TaskEnded,

@@ -7,10 +7,13 @@ from pathlib import Path
 import anyio.to_thread
 
 from nightcrew.config import Config
+from nightcrew.events import Decided
 from nightcrew.journal import Journal
 from nightcrew_tools.contract import TaskGateway, TaskNotFound, TaskRequest, TaskState, TaskView
 
 _SHOWN = 8
+_WHY = 2000
+"""Most characters of a reason."""
 
 
 class JournalGateway(TaskGateway):
@@ -48,8 +51,22 @@ class JournalGateway(TaskGateway):
         self._journal.request_cancel(found)
         return self._finish(self._journal.view(found))
 
+    async def approve(self, task: str, *, by: str, door: str) -> TaskView:
+        """Journal that a task's result may enter its repository. A service carries it out, or the caller by
+        `service.approval`. Raises `NotWaiting`, `TaskNotFound`."""
+        return self._decide(task, Decided(approved=True, by=by, door=door))
+
+    async def reject(self, task: str, *, why: str, by: str, door: str) -> TaskView:
+        """Journal that a task's result is not wanted, and why; otherwise like `approve`."""
+        return self._decide(task, Decided(approved=False, by=by, door=door, why=" ".join(why.split())[:_WHY]))
+
+    def _decide(self, task: str, decided: Decided) -> TaskView:
+        found = self.resolve(task)
+        self._journal.decide(found, decided)
+        return self._finish(self._journal.view(found))
+
     async def report(self, task: str) -> str:
-        """The Markdown report of an ended task. Raises `TaskNotFound` while there is none."""
+        """The Markdown report of a task that ended or waits for approval. Raises `TaskNotFound` while there is none."""
         view = await self.view(task)
         text = await _read(self._outbox(view.name, ".report.md"))
         if text is None:
@@ -93,7 +110,7 @@ class JournalGateway(TaskGateway):
     def _finish(self, view: TaskView) -> TaskView:
         """Adds what the journal does not know: the default crew and where the result files are."""
         report, patch = self._outbox(view.name, ".report.md"), self._outbox(view.name, ".patch")
-        ended = view.state is TaskState.ENDED
+        ended = view.state is TaskState.ENDED or bool(view.concerns)
         return view.model_copy(
             update={
                 "crew": view.crew or self._config.crew or "",

@@ -66,6 +66,47 @@ class TaskRequest(Frozen):
     """The person's own idempotency key: a second task with the same id is the first one."""
 
 
+ConcernKind = Literal[
+    "ci",
+    "hooks",
+    "lock-files",
+    "git-settings",
+    "symlinks",
+    "executables",
+    "large-files",
+    "binary-files",
+    "tests",
+    "checks",
+    "tool-settings",
+]
+"""What makes a verified result wait for a person's word; the names that `[gate] allow` takes."""
+
+CONCERNS: dict[ConcernKind, str] = {
+    "ci": "CI files changed",
+    "hooks": "Hooks changed",
+    "lock-files": "Lock files changed",
+    "git-settings": "Git settings or submodules changed",
+    "symlinks": "Symbolic links changed",
+    "executables": "Files made executable",
+    "large-files": "Large files",
+    "binary-files": "Binary files changed, which the diff cannot show",
+    "tests": "Tests deleted or weakened",
+    "checks": "Changed what the checks run, or how they run it",
+    "tool-settings": "Changed files that editors, shells, package managers or agents obey by themselves",
+}
+"""Each kind in words that a list of paths may follow."""
+
+
+class Concern(Frozen):
+    """Something in a verified result that a person should see before it enters the repository."""
+
+    kind: ConcernKind
+    path: str
+    """Of the file; a check's command where no one file is meant."""
+    why: str
+    """What is wrong with it, in a few words that follow the path."""
+
+
 class TaskState(StrEnum):
     QUEUED = "queued"
     RUNNING = "running"
@@ -82,12 +123,15 @@ class Outcome(StrEnum):
     LIMITS = "limits reached"
     CANCELLED = "cancelled"
     FAILED = "failed"
+    REJECTED = "rejected"
+    """Verified, and a person did not want it."""
 
 
 EXIT_CODES: dict[Outcome, int] = {
     Outcome.DELIVERED: 0,
     Outcome.UNVERIFIED: 1,
     Outcome.FAILED: 1,
+    Outcome.REJECTED: 1,
     Outcome.NO_ENDPOINT: 4,
     Outcome.LIMITS: 5,
     Outcome.CANCELLED: 130,
@@ -125,6 +169,8 @@ class TaskView(Frozen):
     ended_at: str | None = None
     branch: str | None = None
     commit: str | None = None
+    concerns: tuple[Concern, ...] = ()
+    """What it waits to be approved for, or had to be."""
     report_path: str | None = None
     patch_path: str | None = None
     attempts: int = 0
@@ -139,7 +185,7 @@ class TaskView(Frozen):
 
 
 class TaskGateway(Protocol):
-    """The one door through which tasks are submitted, looked at and cancelled."""
+    """The one door through which tasks are submitted, looked at, decided and cancelled."""
 
     async def submit(self, request: TaskRequest, *, origin: str) -> TaskView:
         """Put a task into the queue; the same `id` twice returns the first one's view."""
@@ -154,7 +200,19 @@ class TaskGateway(Protocol):
         ...
 
     async def cancel(self, task: str) -> TaskView:
-        """Ask a queued or running task to stop; one that has ended stays as it is."""
+        """Ask a queued, running or waiting task to stop; one that has ended stays as it is."""
+        ...
+
+    async def approve(self, task: str, *, by: str, door: str) -> TaskView:
+        """Let a task's result, which waits for approval, into its repository.
+
+        `by` is who says so and `door` where (`cli`, `mcp`): both are journalled. A second time changes nothing. Raises
+        `NotWaiting` for a task that does not wait.
+        """
+        ...
+
+    async def reject(self, task: str, *, why: str, by: str, door: str) -> TaskView:
+        """End a task that waits for approval without a branch; otherwise like `approve`."""
         ...
 
     async def report(self, task: str) -> str:
@@ -176,6 +234,10 @@ class NoQueue(RuntimeError):
 
 class TaskRefused(ValueError):
     """A task could never run: its repository or its crew is not there."""
+
+
+class NotWaiting(ValueError):
+    """The task does not wait for approval, so there is nothing to decide."""
 
 
 class TaskNotFound(LookupError):

@@ -53,8 +53,13 @@ TOOLS: dict[str, str] = {
     "task_report": "tasks",
     "task_diff": "tasks",
     "task_cancel": "tasks",
+    "task_approve": "tasks",
+    "task_reject": "tasks",
 }
 """Every tool and its family, in the order in which a server lists them. A task's crew has five of the git tools."""
+
+DECIDING: frozenset[str] = frozenset({"task_approve", "task_reject"})
+"""Tools that stand for a person's word: no family brings them, only an `allow` that names them. Never for a crew."""
 
 FAMILIES: frozenset[str] = frozenset(TOOLS.values())
 
@@ -86,7 +91,7 @@ class Grants:
         """Whether the tool `name`, which changes things when `writes`, belongs to this session."""
         if TOOLS[name] not in self.families or name in self.deny or (writes and self.read_only):
             return False
-        return self.allow is None or name in self.allow
+        return name not in DECIDING if self.allow is None else name in self.allow
 
 
 BACKGROUND = frozenset({"start_command", "read_output", "write_input", "stop_command"})

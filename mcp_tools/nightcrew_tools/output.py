@@ -15,7 +15,7 @@ import logging
 import posixpath
 from collections.abc import Sequence
 
-from nightcrew_tools.contract import NoQueue, TaskNotFound, TaskRefused
+from nightcrew_tools.contract import NoQueue, NotWaiting, TaskNotFound, TaskRefused
 from nightcrew_workspaces.errors import BackgroundError, BoxError, BoxUnavailable, FileError, GitError, WorkspaceError
 
 ANSWER_BYTES = 16 * 1024
@@ -49,6 +49,8 @@ def as_tool_error(tool: str, error: Exception) -> ToolError:
             code, message = "bad_argument" if error.code == "bad_request" else error.code, error.message
         case BackgroundError():
             code, message = error.code, error.message
+        case NotWaiting():
+            code, message = "not_waiting", str(error)
         case TaskNotFound():
             code, message = "not_found", f"{error}; task_list shows the tasks"
         case NoQueue():

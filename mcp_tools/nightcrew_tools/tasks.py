@@ -11,6 +11,8 @@ from nightcrew_tools.output import ANSWER_BYTES, ToolError, head, note
 from nightcrew_tools.schema import tool
 
 LISTED = 50
+CLIENT = "an MCP client"
+"""Who decides through this door: a client says nothing of itself that could be relied on."""
 
 
 class TaskTools:
@@ -57,7 +59,9 @@ class TaskTools:
     async def task_show(self, task: Annotated[str, "task id"]) -> str:
         view = await self._gateway.view(task)
         shown = view.model_dump(mode="json", exclude_none=True, exclude_defaults=True, exclude={"usage"})
+        shown.pop("concerns", None)
         lines = [f"{key}: {value}" for key, value in shown.items()]
+        lines += [f"concern: {each.path} {each.why} ({each.kind})" for each in view.concerns]
         return "\n".join([*lines, f"tokens: {view.usage.prompt_tokens + view.usage.completion_tokens}"])
 
     @tool("Read the report of an ended task.")
@@ -73,6 +77,16 @@ class TaskTools:
     @tool("Cancel a task.", writes=True, destructive=True, idempotent=True)
     async def task_cancel(self, task: Annotated[str, "task id"]) -> str:
         return _line(await self._gateway.cancel(task))
+
+    @tool("Deliver a result that waits for approval.", writes=True, idempotent=True)
+    async def task_approve(self, task: Annotated[str, "task id"]) -> str:
+        return _line(await self._gateway.approve(task, by=CLIENT, door="mcp"))
+
+    @tool("Refuse a result that waits for approval.", writes=True, destructive=True, idempotent=True)
+    async def task_reject(self, task: Annotated[str, "task id"], why: Annotated[str, "the reason"]) -> str:
+        if not why.strip():
+            raise ToolError("bad_argument", "why is empty; give the reason")
+        return _line(await self._gateway.reject(task, why=why, by=CLIENT, door="mcp"))
 
     @property
     def _gateway(self) -> TaskGateway:

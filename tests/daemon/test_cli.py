@@ -37,7 +37,21 @@ from nightcrew_tools.contract import Outcome, TaskRequest
 
 pytestmark = pytest.mark.timeout(30)
 
-COMMANDS = ["up", "run", "submit", "list", "show", "report", "diff", "cancel", "doctor", "demo", "model fetch"]
+COMMANDS = [
+    "up",
+    "run",
+    "submit",
+    "list",
+    "show",
+    "report",
+    "diff",
+    "cancel",
+    "approve",
+    "reject",
+    "doctor",
+    "demo",
+    "model fetch",
+]
 
 Cli = Callable[..., SimpleNamespace]
 

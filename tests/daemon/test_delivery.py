@@ -24,7 +24,7 @@ from fakes.records import (
 )
 from nightcrew.delivery.patches import changed_files
 from nightcrew.delivery.quoting import clean, code, one_line
-from nightcrew.delivery.results import Report, as_ended, report_json, report_markdown, result_paths, write_results
+from nightcrew.delivery.results import Report, as_after, report_json, report_markdown, result_paths, write_results
 from nightcrew.domain import Check, CheckResult, Plan, Step, Verdict
 from nightcrew.events import (
     AttemptEnded,
@@ -160,7 +160,7 @@ def test_files_that_can_run_or_weaken_things_are_pointed_out() -> None:
         ]
     )
     text = report_markdown(record_of(*delivered_events()), patch=patch)
-    assert "CI or hook files changed: `.github/workflows/ci.yml`" in text
+    assert "CI files changed: `.github/workflows/ci.yml`" in text
     assert "Lock files changed: `uv.lock`" in text
     assert "Files made executable: `bin/run`" in text
     assert "Symbolic links changed: `link`" in text
@@ -353,9 +353,9 @@ def test_a_patch_keeps_bytes_that_are_not_utf8(tmp_path: Path) -> None:
     assert "\ufffd" not in paths.markdown.read_text()
 
 
-def test_a_record_can_be_shown_as_ended_before_the_journal_says_so() -> None:
+def test_a_record_can_be_shown_as_after_before_the_journal_says_so() -> None:
     record = record_of(*delivered_events()[:-1])
-    ended = as_ended(record, TaskEnded(outcome=Outcome.CANCELLED, reason="asked"), at="2026-11-01T23:00:00.000+00:00")
+    ended = as_after(record, TaskEnded(outcome=Outcome.CANCELLED, reason="asked"), at="2026-11-01T23:00:00.000+00:00")
     assert ended.ended is not None and ended.ended_at == "2026-11-01T23:00:00.000+00:00"
     assert record.ended is None and ended.seq == record.seq + 1
-    assert as_ended(ended, TaskEnded(outcome=Outcome.FAILED, reason=""), at="x") is ended
+    assert as_after(ended, TaskEnded(outcome=Outcome.FAILED, reason=""), at="x") is ended

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from fakes.crashing import Blow, serve
+from fakes.crashing import Blow, decide, serve
 from fakes.house import ACTING, BUGGY, FIX, PLANNING, call, fingerprint, git, make_repository, plan
 from fakes.scripted_server import spawned
 from nightcrew.journal import Journal
@@ -39,6 +39,8 @@ KINDS = (
 
 # A first hand-over of nothing, so that evidence and a second attempt are part of the way.
 ACTS = (call("finish_step", summary="done already"), *FIX)
+# A result that waits for approval.
+LOCKING = (FIX[1], call("write_file", path="uv.lock", content="version = 1\n"), FIX[3])
 
 
 def script() -> dict:
@@ -48,6 +50,7 @@ def script() -> dict:
     return {
         "rules": [
             {"when": PLANNING, "answers": answers(call("read_file", path="stats.py"), plan())},
+            {"when": ACTING, "answers": answers(*LOCKING), "has": "and lock it"},
             {"when": ACTING, "answers": answers(*ACTS)},
             {"when": "You choose which file", "answers": [{"text": '{"file": "stats.py", "problem": "off by one"}'}]},
             {"when": "total += value\n<|fim_suffix|>", "answers": [{"text": "    return total / len(values)"}]},
@@ -81,13 +84,11 @@ def run(processes, home: Path, url: str, blow: Blow | None, dialect: tuple[str, 
     return process.exitcode
 
 
-def drop(root: Path) -> tuple[Path, Path]:
+def drop(root: Path, wish: str = "mean([1, 2, 3]) must be 2.") -> tuple[Path, Path]:
     """A repository and a home with a task file in its inbox."""
     repository, home = make_repository(root / "repository"), root / "home"
     (home / "inbox").mkdir(parents=True)
-    (home / "inbox" / "fix.md").write_text(
-        f"---\nrepo: {repository}\n---\n# Fix mean()\n\nmean([1, 2, 3]) must be 2.\n"
-    )
+    (home / "inbox" / "fix.md").write_text(f"---\nrepo: {repository}\n---\n# Fix mean()\n\n{wish}\n")
     return repository, home
 
 
@@ -176,3 +177,78 @@ def test_a_killed_ladder_goes_on_with_the_next_candidate(blow: Blow, open_tmp: P
     assert [candidate.index for candidate in record.candidates] == list(range(len(record.candidates)))
     assert [candidate.passed for candidate in record.candidates][-1]
     assert len(git(repository, "branch", "--list", "nightcrew/*").split()) == 1
+
+
+def end(processes, target, *arguments: object) -> int:
+    process = processes.Process(target=target, args=arguments)
+    process.start()
+    process.join(60)
+    assert process.exitcode is not None, "it did not come to an end"
+    return process.exitcode
+
+
+@pytest.mark.parametrize("after", [False, True])
+def test_a_service_that_is_killed_over_a_question_asks_it_once_and_keeps_all(
+    after: bool, open_tmp: Path, processes, model: str
+) -> None:
+    repository, home = drop(open_tmp, "Fix it and lock it.")
+    before = fingerprint(repository)
+    assert run(processes, home, model, Blow("approval_asked", after)) == -signal.SIGKILL
+    for _ in range(2):
+        assert run(processes, home, model, None) == 0
+        record = the_record(home)
+        assert record.waits_for_approval
+        assert record.asked is not None
+        assert (home / "outbox/fix.report.md").read_text().startswith("# Waiting for approval (exit code 3)\n")
+        assert "uv.lock" in (home / "outbox/fix.patch").read_text()
+        assert (home / "workspaces" / record.id).is_dir()
+        assert fingerprint(repository) == before
+    with Journal.open(home / "journal.sqlite", read_only=True) as journal:
+        assert [one.event.kind for one in journal.read(record.id)].count("approval_asked") == 1
+
+
+DECIDING = [
+    Blow(kind, after) for kind in ("decided", "task_claimed", "delivered", "task_ended") for after in (False, True)
+]
+
+
+@pytest.mark.parametrize("by_service", [False, True], ids=["again", "service"])
+@pytest.mark.parametrize("blow", DECIDING, ids=str)
+def test_an_approval_that_is_killed_anywhere_delivers_once_and_the_tested_commit(
+    blow: Blow, by_service: bool, open_tmp: Path, processes, model: str
+) -> None:
+    repository, home = drop(open_tmp, "Fix it and lock it.")
+    assert run(processes, home, model, None) == 0
+    asked = the_record(home).asked
+    assert asked is not None
+    assert end(processes, decide, str(home), model, blow, True) == -signal.SIGKILL
+    if by_service and blow != Blow("decided", False):
+        assert run(processes, home, model, None) == 0
+    else:
+        assert end(processes, decide, str(home), model, None, True) == 0
+
+    record = the_record(home)
+    assert record.ended is not None
+    assert record.ended.outcome == "delivered", record.ended.reason
+    branches = git(repository, "branch", "--list", "--format=%(refname:short)", "nightcrew/*").split()
+    assert branches == [f"nightcrew/{record.id}-fix-mean"]
+    assert git(repository, "rev-parse", branches[0]).strip() == asked.commit == record.checks_after[1].commit
+    assert (home / "outbox/fix.report.md").read_text().startswith("# Delivered and verified (exit code 0)\n")
+    with Journal.open(home / "journal.sqlite", read_only=True) as journal:
+        kinds = [one.event.kind for one in journal.read(record.id)]
+    assert [kinds.count(kind) for kind in ("decided", "delivered", "task_ended")] == [1, 1, 1]
+
+
+@pytest.mark.parametrize("blow", [Blow("decided", True), Blow("task_ended", False)], ids=str)
+def test_a_rejection_that_is_killed_anywhere_delivers_nothing(
+    blow: Blow, open_tmp: Path, processes, model: str
+) -> None:
+    repository, home = drop(open_tmp, "Fix it and lock it.")
+    assert run(processes, home, model, None) == 0
+    assert end(processes, decide, str(home), model, blow, False) == -signal.SIGKILL
+    assert run(processes, home, model, None) == 0
+    record = the_record(home)
+    assert record.ended is not None
+    assert record.ended.outcome == "rejected"
+    assert git(repository, "branch", "--list", "nightcrew/*") == ""
+    assert (home / "outbox/fix.report.md").read_text().startswith("# Verified, but rejected")

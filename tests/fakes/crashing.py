@@ -12,10 +12,11 @@ import anyio
 from fakes.house import config_for
 from nightcrew.config import Dialect
 from nightcrew.events import Recorded
+from nightcrew.gateway import JournalGateway
 from nightcrew.journal import Journal
 from nightcrew.service import Service
+from nightcrew.service.approval import settle_here
 from nightcrew.service.worker import open_worker
-from nightcrew_tools.contract import TaskState
 
 
 @dataclass(frozen=True)
@@ -30,33 +31,62 @@ class Blow:
         return f"{'after' if self.after else 'before'}-{self.kind}-{self.number}"
 
 
-def serve(home: str, url: str, blow: Blow | None, dialect: tuple[Dialect, ...] = ("tools",)) -> None:
-    """The real service in a process of its own, until the task has ended or the blow falls."""
-    config = config_for(Path(home), url, dialect=dialect)
-    seen = 0
-    service: Service
+class _Striker:
+    """Counts events, and kills this process at the chosen one."""
 
-    def struck(recorded: Recorded) -> None:
-        nonlocal seen
-        if blow is not None and recorded.event.kind == blow.kind:
-            seen += 1
-            if seen == blow.number:
+    def __init__(self, blow: Blow | None) -> None:
+        self._blow = blow
+        self._seen = 0
+        if blow is not None and not blow.after:
+            insert = Journal._insert
+
+            def insert_or_die(journal: Journal, recorded: Recorded) -> None:
+                self._count(recorded)
+                insert(journal, recorded)
+
+            Journal._insert = insert_or_die  # type: ignore[method-assign]
+
+    def written(self, recorded: Recorded) -> None:
+        """An event is on the disk."""
+        if self._blow is not None and self._blow.after:
+            self._count(recorded)
+
+    def _count(self, recorded: Recorded) -> None:
+        if self._blow is not None and recorded.event.kind == self._blow.kind:
+            self._seen += 1
+            if self._seen == self._blow.number:
                 os.kill(os.getpid(), signal.SIGKILL)
 
+
+def decide(home: str, url: str, blow: Blow | None, approved: bool) -> None:
+    """What `nightcrew approve` and `reject` do, in a process of its own."""
+    config = config_for(Path(home), url)
+    striker = _Striker(blow)
+
+    async def run() -> None:
+        with Journal.open(config.journal) as journal:
+            journal.subscribe(striker.written)
+            gateway = JournalGateway(journal, config)
+            [view] = journal.tasks()
+            if approved:
+                await gateway.approve(view.id, by="ann", door="cli")
+            else:
+                await gateway.reject(view.id, why="no", by="ann", door="cli")
+            await settle_here(config, journal, view.id)
+
+    anyio.run(run)
+
+
+def serve(home: str, url: str, blow: Blow | None, dialect: tuple[Dialect, ...] = ("tools",)) -> None:
+    """The real service in a process of its own, until the task has ended or waits for a person, or the blow falls."""
+    config = config_for(Path(home), url, dialect=dialect)
+    service: Service
+    striker = _Striker(blow)
+
     def on_event(recorded: Recorded) -> None:
-        if blow is not None and blow.after:
-            struck(recorded)
-        if recorded.event.kind == "task_ended":
+        striker.written(recorded)
+        if recorded.event.kind in ("task_ended", "approval_asked"):
             service.stop()
-
-    if blow is not None and not blow.after:
-        insert = Journal._insert
-
-        def insert_or_die(self: Journal, recorded: Recorded) -> None:
-            struck(recorded)
-            insert(self, recorded)
-
-        Journal._insert = insert_or_die  # type: ignore[method-assign]
 
     async def run() -> None:
         nonlocal service
@@ -65,7 +95,7 @@ def serve(home: str, url: str, blow: Blow | None, dialect: tuple[Dialect, ...] =
             group.start_soon(service.run)
             await service.started.wait()
             with Journal.open(config.journal, read_only=True) as journal:
-                if [view.state for view in journal.tasks()] == [TaskState.ENDED]:
+                if [view.exit_code is not None for view in journal.tasks()] == [True]:
                     service.stop()
 
     anyio.run(run)

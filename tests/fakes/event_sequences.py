@@ -8,10 +8,12 @@ from hypothesis import strategies as st
 
 from nightcrew.domain import Check, CheckResult, HostUse, Plan, Step, Usage, Verdict
 from nightcrew.events import (
+    ApprovalAsked,
     AttemptEnded,
     AttemptStarted,
     CandidateTried,
     ChecksRan,
+    Decided,
     Delivered,
     Event,
     MessageAdded,
@@ -27,7 +29,7 @@ from nightcrew.events import (
     Waiting,
     WorkspaceOpened,
 )
-from nightcrew_tools.contract import Outcome, TaskRequest
+from nightcrew_tools.contract import Concern, Outcome, TaskRequest
 
 _text = st.text(max_size=12)
 _number = st.integers(0, 3)
@@ -111,6 +113,14 @@ LATER_EVENTS: st.SearchStrategy[Event] = st.one_of(
     ),
     st.builds(AttemptEnded, number=_number, claim=_text, tree=st.sampled_from(["c" * 40, "d" * 40])),
     st.builds(VerdictReached, attempt=_number, commit=_text, verdict=_verdict),
+    st.builds(
+        ApprovalAsked,
+        attempt=_number,
+        commit=_text,
+        concerns=st.lists(st.builds(Concern, path=_text, why=_text), min_size=1, max_size=3).map(tuple),
+        problem=_text,
+    ),
+    st.builds(Decided, approved=st.booleans(), by=_text, door=_text, why=_text),
     st.builds(Delivered, branch=st.one_of(st.none(), _text), commit=st.one_of(st.none(), _text), patch=_text),
     st.builds(Waiting, reason=_text),
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from nightcrew_tools.contract import Outcome, TaskNotFound, TaskRequest, TaskState, TaskView
+from nightcrew_tools.contract import NotWaiting, Outcome, TaskNotFound, TaskRequest, TaskState, TaskView
 
 
 class FakeGateway:
@@ -41,6 +41,20 @@ class FakeGateway:
     async def cancel(self, task: str) -> TaskView:
         ended = {"state": TaskState.ENDED, "outcome": Outcome.CANCELLED, "reason": "asked to"}
         self.views[task] = (await self.view(task)).model_copy(update=ended)
+        return self.views[task]
+
+    async def approve(self, task: str, *, by: str, door: str) -> TaskView:
+        return await self._decided(task, f"approved by {by} ({door})", Outcome.DELIVERED)
+
+    async def reject(self, task: str, *, why: str, by: str, door: str) -> TaskView:
+        return await self._decided(task, f"{why}, says {by} ({door})", Outcome.REJECTED)
+
+    async def _decided(self, task: str, reason: str, outcome: Outcome) -> TaskView:
+        view = await self.view(task)
+        if view.state is not TaskState.WAITING:
+            raise NotWaiting(f"task {task} does not wait for approval: it is {view.state}")
+        ended = {"state": TaskState.ENDED, "outcome": outcome, "reason": reason}
+        self.views[task] = view.model_copy(update=ended)
         return self.views[task]
 
     async def report(self, task: str) -> str:

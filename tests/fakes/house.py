@@ -11,7 +11,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fakes.scripted_server import Answer, Rule, Script, ScriptedServer
-from nightcrew.config import Config, CrewSettings, Dialect, NetworkSettings, RoleSettings, WorkspaceSettings
+from nightcrew.config import (
+    Config,
+    CrewSettings,
+    Dialect,
+    GateSettings,
+    NetworkSettings,
+    RoleSettings,
+    WorkspaceSettings,
+)
 from nightcrew.journal import Journal
 from nightcrew.journal.fold import TaskRecord
 from nightcrew.service.worker import CrewWorker, open_worker
@@ -168,13 +176,15 @@ async def house(
     limits: Limits | None = None,
     keep: str = "none",
     network: NetworkSettings | None = None,
+    gate: GateSettings | None = None,
 ) -> AsyncIterator[House]:
     """A house below `root`, which boxes must be able to reach."""
     repository = make_repository(root / "repository", files)
     async with ScriptedServer(answers, fail_first=fail_first) as server:
         config = config_for(root / "home", server.url, verifier=verifier, dialect=dialect)
         workspaces = WorkspaceSettings.model_validate({"path": config.workspaces.path, "keep": keep})
-        config = config.model_copy(update={"workspaces": workspaces, "network": network or NetworkSettings()})
+        settings = {"workspaces": workspaces, "network": network or config.network, "gate": gate or config.gate}
+        config = config.model_copy(update=settings)
         config.home.mkdir(mode=0o755)
         with Journal.open(config.journal) as journal:
             async with open_worker(config, journal, lambda _: None) as runner:

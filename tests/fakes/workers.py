@@ -10,7 +10,7 @@ import anyio.lowlevel
 
 from fakes.records import PATCH
 from nightcrew.config import Config
-from nightcrew.delivery import as_ended, write_results
+from nightcrew.delivery import as_after, write_results
 from nightcrew.errors import EndpointDown, Stale
 from nightcrew.events import Delivered, TaskEnded
 from nightcrew.journal import Journal
@@ -74,6 +74,6 @@ class FakeWorker:
     def end(self, task: str, outcome: Outcome, reason: str, patch: str = "") -> TaskRecord:
         record = self.journal.record(task)
         event = TaskEnded(outcome=outcome, reason=reason)
-        write_results(self.config.outbox, as_ended(record, event, at=now()), patch)
+        write_results(self.config.outbox, as_after(record, event, at=now()), patch)
         self.journal.append(task, record.seq + 1, event)
         return self.journal.record(task)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from mcp.client import Client
 
-from nightcrew_tools.grants import EXECUTOR, FAMILIES, PLANNER, TOOLS, Grants
+from nightcrew_tools.grants import DECIDING, EXECUTOR, FAMILIES, PLANNER, TOOLS, Grants
 from nightcrew_tools.output import MOST_BYTES
 from nightcrew_tools.schema import openai_tools
 from nightcrew_tools.server import build_server
@@ -104,7 +104,7 @@ def test_building_a_server_leaves_the_programs_logging_alone(processes):
 async def test_tools_are_listed_in_one_order_with_schemas_that_forbid_the_unknown(mode):
     async with Client(build_server(Grants(FAMILIES), workspace=NoRoots()), mode=mode) as client:
         tools = (await client.list_tools()).tools
-    assert [tool.name for tool in tools] == list(TOOLS)
+    assert [tool.name for tool in tools] == [name for name in TOOLS if name not in DECIDING]
     assert all(tool.input_schema["additionalProperties"] is False for tool in tools)
     assert all(tool.output_schema is None for tool in tools)
 
@@ -138,6 +138,18 @@ async def test_read_only_grants_register_no_tool_that_writes():
          "git_status", "git_diff", "git_log",
          "task_list", "task_show", "task_report", "task_diff"]
     )  # fmt: skip
+
+
+async def test_no_crew_and_no_family_can_decide_what_waits_for_approval():
+    for grants in (EXECUTOR, PLANNER, Grants(FAMILIES)):
+        assert not any(grants.permit(name, writes=True) for name in DECIDING)
+    for grants in (EXECUTOR, PLANNER):
+        assert "task_" not in await listed(grants)
+    allowed = Grants(frozenset({"tasks"}), allow=frozenset({"task_list", "task_approve"}))
+    names = [entry["function"]["name"] for entry in json.loads(await listed(allowed))]
+    assert names == ["task_approve", "task_list"]
+    assert not Grants(frozenset({"files"}), allow=DECIDING).permit("task_approve", writes=True)
+    assert not Grants(frozenset({"tasks"}), read_only=True, allow=DECIDING).permit("task_approve", writes=True)
 
 
 async def test_grants_are_cut_by_allow_and_deny():

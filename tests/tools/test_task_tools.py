@@ -7,6 +7,7 @@ import pytest
 from mcp.client import Client
 
 from fakes.gateway import FakeGateway
+from nightcrew_tools.contract import Concern, TaskState
 from nightcrew_tools.grants import Grants
 from nightcrew_tools.server import build_server
 
@@ -38,6 +39,27 @@ async def test_a_submitted_task_can_be_listed_shown_and_cancelled():
         shown = (await call("task_show", task="t1")).splitlines()
         assert {"id: t1", "state: queued", "repo: /r", "tokens: 0"} <= set(shown)
         assert await call("task_cancel", task="t1") == "t1 cancelled: Fix the sum (asked to)"
+
+
+async def test_a_client_that_is_allowed_to_decides_what_waits_for_approval():
+    gateway = FakeGateway()
+    allowed = Grants(frozenset({"tasks"}), allow=frozenset({"task_submit", "task_show", "task_approve", "task_reject"}))
+    async with over(gateway, allowed) as call:
+        for task in ("t1", "t2", "t3"):
+            await call("task_submit", text=f"Task {task}", repo="/r")
+        concern = Concern(kind="lock-files", path="uv.lock", why="is new")
+        for task in ("t1", "t2"):
+            waiting = {"state": TaskState.WAITING, "concerns": (concern,)}
+            gateway.views[task] = gateway.views[task].model_copy(update=waiting)
+        shown = (await call("task_show", task="t1")).splitlines()
+        assert {"state: waiting for approval", "concern: uv.lock is new (lock-files)"} <= set(shown)
+        done = await call("task_approve", task="t1")
+        assert done == "t1 delivered: Task t1 (approved by an MCP client (mcp))"
+        assert (await call("task_reject", task="t2", why=" ")).startswith("error[bad_argument]: why is empty")
+        assert await call("task_reject", task="t2", why="No") == "t2 rejected: Task t2 (No, says an MCP client (mcp))"
+        assert await call("task_approve", task="t3") == (
+            "error[not_waiting]: task t3 does not wait for approval: it is queued"
+        )
 
 
 async def test_a_report_is_given_whole_or_with_the_place_of_its_rest():

@@ -170,6 +170,12 @@ async def _check_sizes(git: Git, depot: Path, env: dict[str, str], files: dict[s
             raise HarvestRefused(f"{path!r}: {int(size) // _MIB} MiB, more than {MAX_FILE_MIB}")
 
 
+async def look_again(git: Git, depot: Path, commit: str, base: Base) -> Harvest:
+    """A result that was taken in before, described again. Raises `GitError` when the depot lacks it."""
+    tree = (await git.run("rev-parse", "--verify", f"{commit}^{{tree}}", git_dir=depot)).decode().strip()
+    return await _describe(git, depot, {}, Harvest(commit, tree), base.commit)
+
+
 async def _describe(git: Git, depot: Path, env: dict[str, str], harvest: Harvest, base: str) -> Harvest:
     """Files and patch, from one run of git."""
     diff = ("diff-tree", "-r", "-z", "-M", "--raw", "--numstat", "-p", "--binary", "--full-index", "--no-ext-diff")

@@ -40,7 +40,7 @@ from nightcrew_workspaces.files import Files
 from nightcrew_workspaces.folders import Size, give_to, make_folder, make_root, remove_tree, sync_folder
 from nightcrew_workspaces.git import IDENTITY, SHA, Git, safe_config
 from nightcrew_workspaces.gitbox import GitBox
-from nightcrew_workspaces.harvest import MAX_PACK_MIB, Harvest, take_in
+from nightcrew_workspaces.harvest import MAX_PACK_MIB, Harvest, look_again, take_in
 from nightcrew_workspaces.policy import WORKSPACE, BoxPolicy, BoxUser, Limits, Mount
 from nightcrew_workspaces.repository import make_repository, publish
 from nightcrew_workspaces.source import Source, SourceState, look
@@ -169,6 +169,14 @@ class Workspaces:
         workspace = Workspace(self, folder, source)
         await workspace.recover()
         return workspace
+
+    def peek(self, task: str) -> Workspace:
+        """A workspace as it lies there, for what needs only its depot: `result`, `publish`. Starts no box.
+
+        Raises `WorkspaceError` when it is gone or not whole.
+        """
+        folder = self._folder(task)
+        return Workspace(self, folder, _read_marker(folder))
 
     async def remove(self, task: str) -> None:
         """Remove a task's workspace and what unfinished calls left of it; nothing when there is none."""
@@ -373,6 +381,25 @@ class Workspace:
                 base = Base(self.base_commit, self.base_tree)
                 return await take_in(self._workspaces.git, self._depot, pack.fileno(), incoming, commit, base)
 
+    async def result(self, commit: str) -> Harvest:
+        """What `harvest` returned for a commit, read from the depot alone. Raises `GitError` when it is not there."""
+        if not SHA.match(commit):
+            raise ValueError(f"{commit!r} is not an object name")
+        base = Base(self.base_commit, self.base_tree)
+        return await look_again(self._workspaces.git, self._depot, commit, base)
+
+    async def hooks_folder(self) -> str:
+        """Where in its worktree the source keeps its hooks (`core.hooksPath` of its own configuration); empty for none.
+
+        What is delivered there would run on the person's machine at the next commit.
+        """
+        config = self.source.git_dir / "config"
+        if not config.is_file():
+            return ""
+        asked = ("config", "--file", str(config), "--get", "core.hooksPath")
+        named = (await self._workspaces.git.run(*asked, ok=(0, 1))).decode("utf-8", "replace").strip()
+        return _inside(self.source.path, named) if named else ""
+
     async def publish(self, commit: str, branch: str) -> str:
         """Put a harvested commit into the source as a branch that is new there; returns its name.
 
@@ -491,6 +518,13 @@ async def _run(box: Box, script: str, what: str, *mounts: Mount) -> list[str]:
         said = result.stderr.strip()[-1000:] or result.ended
         raise GitError(f"{what} failed in the box: {said}", exit_code=result.exit_code, stderr=said)
     return result.stdout.decode("ascii", "replace").split()
+
+
+def _inside(folder: Path, named: str) -> str:
+    """A path below the folder, relative to it; empty for the folder itself and for any other."""
+    path = os.path.normpath(folder / named)
+    inside = os.path.relpath(path, folder)
+    return "" if inside in (os.curdir, os.pardir) or inside.startswith("../") else inside
 
 
 def _write_marker(folder: Path, source: SourceState) -> None:

@@ -12,9 +12,10 @@ import anyio
 
 from nightcrew.agent.ledger import Ledger
 from nightcrew.agent.roster import Roster
-from nightcrew.agent.work import Ended, Work
+from nightcrew.agent.settlement import settle
+from nightcrew.agent.work import Ended, Held, Work
 from nightcrew.config import Config
-from nightcrew.delivery import as_ended, write_results
+from nightcrew.delivery import as_after, write_results
 from nightcrew.errors import (
     Cancelled,
     ConfigError,
@@ -25,7 +26,7 @@ from nightcrew.errors import (
     NightcrewError,
     Stale,
 )
-from nightcrew.events import TaskEnded
+from nightcrew.events import ApprovalAsked, Event, TaskEnded
 from nightcrew.journal import Journal
 from nightcrew.journal.fold import TaskRecord
 from nightcrew.journal.ids import now
@@ -47,7 +48,7 @@ class Runner:
         self._roster = roster
 
     async def run(self, task: str) -> TaskRecord:
-        """Work on a task that this process has claimed, until it has ended, and return its record.
+        """Work on a task that this process has claimed, until it has ended or a person must decide; returns its record.
 
         Raises `Stale` when another worker took it over. Cancelling the coroutine leaves the task as it stands in the
         journal; the next run goes on from there.
@@ -55,16 +56,22 @@ class Runner:
         ledger = Ledger(self._journal, self._journal.record(task))
         if ledger.record.ended is not None:
             return ledger.record
-        async with AsyncExitStack() as stack:
-            work = Work(self._config, ledger, self._workspaces, self._roster, stack)
-            ended = await self._outcome(ledger, work)
-            workspace = work.workspace or await self._left_behind(ledger, stack)
-            await self._end(ledger, ended, workspace)
+        if ledger.record.asked is not None:
+            await settle(self._config, ledger, self._workspaces, cancelled=self._journal.cancel_requested(task))
+        else:
+            await self._work(ledger)
         end = ledger.record.ended
         if end is not None and not self._config.workspaces.keeps(end.outcome):
             with anyio.CancelScope(shield=True):
                 await self._workspaces.remove(task)
         return ledger.record
+
+    async def _work(self, ledger: Ledger) -> None:
+        async with AsyncExitStack() as stack:
+            work = Work(self._config, ledger, self._workspaces, self._roster, stack)
+            ended = await self._outcome(ledger, work)
+            workspace = work.workspace or await self._left_behind(ledger, stack)
+            await self._conclude(ledger, ended, workspace)
 
     async def _left_behind(self, ledger: Ledger, stack: AsyncExitStack) -> Workspace | None:
         """The workspace of an earlier run, where this one ended before it opened any."""
@@ -75,7 +82,7 @@ class Runner:
         except WorkspaceError:
             return None
 
-    async def _outcome(self, ledger: Ledger, work: Work) -> Ended:
+    async def _outcome(self, ledger: Ledger, work: Work) -> Ended | Held:
         """Work within the limits, and put what stops the work for good into an outcome and a reason.
 
         `Stale` and `EndpointDown` pass: whether a task may wait for its endpoint is not for the runner to say.
@@ -95,9 +102,9 @@ class Runner:
         except (WorkspaceError, NightcrewError) as error:
             return Ended(Outcome.FAILED, str(error))
 
-    async def _within_limits(self, ledger: Ledger, work: Work) -> Ended:
+    async def _within_limits(self, ledger: Ledger, work: Work) -> Ended | Held:
         """Raises `LimitReached` or `Cancelled` when the clock or a person stops the work."""
-        ended: Ended | BaseException | None = None
+        ended: Ended | Held | BaseException | None = None
         cancelled = False
 
         async def watch(scope: anyio.CancelScope) -> None:
@@ -115,7 +122,7 @@ class Runner:
                 except (NightcrewError, WorkspaceError, ExceptionGroup) as error:
                     ended = unwrapped(error)  # raised below: this task group would wrap it again
                 group.cancel_scope.cancel()
-        if isinstance(ended, Ended):
+        if isinstance(ended, Ended | Held):
             return ended
         if isinstance(ended, BaseException):
             raise ended
@@ -124,14 +131,21 @@ class Runner:
         minutes = ledger.record.request.limits.minutes
         raise LimitReached(f"the task worked for {minutes:g} minutes, its limit (limits: minutes)")
 
-    async def _end(self, ledger: Ledger, ended: Ended, workspace: Workspace | None) -> None:
-        """Write the result files, then the last event: a crash in between writes the same files again."""
+    async def _conclude(self, ledger: Ledger, ended: Ended | Held, workspace: Workspace | None) -> None:
+        """Write the result files, then the event that says so: a crash in between writes the same files again."""
         patch = ended.patch
-        if not patch and workspace is not None and ended.outcome is not Outcome.DELIVERED:
-            patch = await _attempts_patch(workspace)
-        event, at = TaskEnded(outcome=ended.outcome, reason=ended.reason), now()
-        write_results(self._config.outbox, as_ended(ledger.record, event, at=at), patch)
+        event: Event
+        if isinstance(ended, Held):
+            event = ApprovalAsked(attempt=ended.attempt, commit=ended.commit, concerns=ended.concerns)
+        else:
+            event = TaskEnded(outcome=ended.outcome, reason=ended.reason)
+            patch = patch or await self._left_over(ended, workspace)
+        at = now()
+        write_results(self._config.outbox, as_after(ledger.record, event, at=at), patch)
         ledger.append(event, at=at)
+
+    async def _left_over(self, ended: Ended, workspace: Workspace | None) -> str:
+        return await _attempts_patch(workspace) if workspace and ended.outcome is not Outcome.DELIVERED else ""
 
 
 async def _attempts_patch(workspace: Workspace) -> str:

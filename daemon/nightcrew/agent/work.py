@@ -26,10 +26,12 @@ from nightcrew.agent.verifier import check_before, verify
 from nightcrew.agent.wayout import WayOut
 from nightcrew.config import Config, environment
 from nightcrew.crew import Crew, Role
+from nightcrew.delivery.gate import Settings, concerns
+from nightcrew.delivery.patches import with_lines
 from nightcrew.domain import Check
 from nightcrew.events import AttemptStarted, Delivered, WorkspaceOpened
 from nightcrew.llm.client import ModelClient
-from nightcrew_tools.contract import Outcome
+from nightcrew_tools.contract import Concern, Outcome
 from nightcrew_tools.grants import EXECUTOR, PLANNER
 from nightcrew_workspaces.errors import WorkspaceError
 from nightcrew_workspaces.harvest import Harvest
@@ -51,6 +53,16 @@ class Ended:
     outcome: Outcome
     reason: str
     patch: str = ""
+
+
+@dataclass(frozen=True)
+class Held:
+    """A verified result that waits for a person's word."""
+
+    attempt: int
+    commit: str
+    concerns: tuple[Concern, ...]
+    patch: str
 
 
 class Work:
@@ -75,7 +87,7 @@ class Work:
         most = self._config.box.command_seconds
         return min(most, SMALL_CHECK_SECONDS) if crew.small else most
 
-    async def to_its_end(self) -> Ended:
+    async def to_its_end(self) -> Ended | Held:
         """Do what is missing until there is a result. Raises what stops the work."""
         crew = await self._roster.crew(self._ledger.record.request.crew)
         opened = self._ledger.record.opened
@@ -207,18 +219,35 @@ class Work:
             self._clients[name] = await self._stack.enter_async_context(client)
         return self._clients[name]
 
-    async def _deliver(self, workspace: Workspace, number: int) -> Ended:
-        """Publish what the clean checkout confirmed, exactly that commit."""
+    async def _deliver(self, workspace: Workspace, number: int) -> Ended | Held:
+        """Publish what the clean checkout confirmed, exactly that commit, unless a person should see it first.
+
+        A patch enters no repository by itself, so it needs nobody's word; its report names what there is to see.
+        """
         record = self._ledger.record
         verdict = record.verdicts[number]
         harvest = self._harvests.get(number) or await workspace.harvest(verdict.commit)
         if record.delivered is None:
+            if record.request.deliver == "branch" and (held := await self._concerns(workspace, number, harvest)):
+                return Held(number, verdict.commit, held, patch_text(harvest))
             branch = None
             if record.request.deliver == "branch":
                 branch = await workspace.publish(verdict.commit, branch_name(record.id, record.request.title))
             self._ledger.append(Delivered(branch=branch, commit=verdict.commit, patch=f"{record.name}.patch"))
-        patch = harvest.patch_bytes.decode(errors="surrogateescape")
-        return Ended(Outcome.DELIVERED, verdict.verdict.reason, patch)
+        return Ended(Outcome.DELIVERED, verdict.verdict.reason, patch_text(harvest))
+
+    async def _concerns(self, workspace: Workspace, number: int, harvest: Harvest) -> tuple[Concern, ...]:
+        record, gate = self._ledger.record, self._config.gate
+        files = with_lines(harvest.files, patch_text(harvest))
+        before, after = record.checks_before, record.checks_after.get(number)
+        settings = Settings(large_kib=gate.large_file_kib, hooks_folder=await workspace.hooks_folder())
+        found = concerns(files, before.results if before else (), after.results if after else (), settings)
+        return tuple(concern for concern in found if concern.kind not in gate.allow)
+
+
+def patch_text(harvest: Harvest) -> str:
+    """The patch as the result files take it: bytes that are no UTF-8 come out again as they were. Pure."""
+    return harvest.patch_bytes.decode(errors="surrogateescape")
 
 
 def branch_name(task: str, title: str) -> str:

@@ -89,15 +89,12 @@ class Show:
     @property
     def exit_code(self) -> int:
         """0 when every case was delivered, 130 when it was interrupted, else the first bad one's own."""
-        from nightcrew_tools.contract import EXIT_CODES
+        from nightcrew.delivery.report import exit_code
 
         if len(self._records) < len(self._cases):
             return 130
-        codes = [
-            1 if record is None or record.ended is None else EXIT_CODES[record.ended.outcome]
-            for _, record in self._records
-        ]
-        return next((code for code in codes if code), 0)
+        codes = [1 if record is None else exit_code(record) for _, record in self._records]
+        return next((1 if code is None else code for code in codes if code != 0), 0)
 
     def results(self) -> list[dict[str, object]]:
         """For programs: each case with its repository and its report (null when its task file was rejected)."""
@@ -166,12 +163,12 @@ class Show:
         self._records.append((case, record))
 
     def _on_event(self, recorded: Recorded) -> None:
-        from nightcrew.events import TaskEnded, TaskSubmitted
+        from nightcrew.events import ApprovalAsked, TaskEnded, TaskSubmitted
 
         self._progress.show(recorded)
         if isinstance(recorded.event, TaskSubmitted):
             self._tasks[recorded.event.origin.removeprefix("inbox:")] = recorded.task
-        elif isinstance(recorded.event, TaskEnded):
+        elif isinstance(recorded.event, TaskEnded | ApprovalAsked):
             self._over |= {name: "" for name, task in self._tasks.items() if task == recorded.task}
 
     def _patch(self, record: TaskRecord) -> str:
@@ -198,7 +195,9 @@ def conclude(config: Config, record: TaskRecord, patch: str, repository: Path, *
     tell(f"report  {result_paths(config.outbox, record.name).markdown}\n")
     reason = one_line(record.ended.reason, 300) if record.ended else ""
     small = record.opened is not None and record.opened.crew == "embedded"
-    if verified(record):
+    if record.waits_for_approval:
+        tell(f"Verified, and it waits for a person's word: NIGHTCREW_HOME={config.home} nightcrew approve {record.id}")
+    elif verified(record):
         tell(f"Delivered and verified: {reason}.")
         if small:
             tell("A small model found it by trying until the checks passed, so read the diff before you merge it.")

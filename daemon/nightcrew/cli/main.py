@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from nightcrew.cli import demo, doctor, mcp, models, running, tasks, up
+from nightcrew.cli import deciding, demo, doctor, mcp, models, running, tasks, up
 from nightcrew.cli.output import HelpFlag, examples, say
 
 _HELP = """A headless crew of local models that turns dropped task files into verified git branches.
@@ -55,6 +55,7 @@ def _root(  # pyright: ignore[reportUnusedFunction] - typer calls it
 up.register(app)
 running.register(app)
 tasks.register(app)
+deciding.register(app)
 doctor.register(app)
 demo.register(app)
 models.register(app)
@@ -88,13 +89,13 @@ def explain(error: Exception) -> int | None:
 
 def _exit_code(error: BaseException) -> int | None:
     from nightcrew.errors import ConfigError, ModelError, NightcrewError, TaskFileError
-    from nightcrew_tools.contract import TaskNotFound
+    from nightcrew_tools.contract import NotWaiting, TaskNotFound
     from nightcrew_workspaces.errors import WorkspaceError
 
     if isinstance(error, ConfigError | TaskFileError):
         return 2
     if isinstance(error, ModelError):
         return 4
-    if isinstance(error, NightcrewError | WorkspaceError | TaskNotFound | OSError):
+    if isinstance(error, NightcrewError | WorkspaceError | TaskNotFound | NotWaiting | OSError):
         return 1
     return None

@@ -9,12 +9,14 @@ from typing import Any, cast
 
 from nightcrew.delivery.quoting import one_line
 from nightcrew.delivery.report import public_model
-from nightcrew.domain import CheckResult
+from nightcrew.domain import CheckResult, summarised
 from nightcrew.events import (
+    ApprovalAsked,
     AttemptEnded,
     AttemptStarted,
     CandidateTried,
     ChecksRan,
+    Decided,
     Delivered,
     Event,
     ModelReplied,
@@ -135,6 +137,11 @@ def _queue_and_end(event: Event) -> Iterator[Line]:
             yield "plain", "started", f"by {event.worker}"
         case Waiting():
             yield "warn", "waiting", event.reason
+        case ApprovalAsked():
+            yield "warn", "approval", f"needed: {event.problem or summarised(event.concerns)}"
+        case Decided():
+            words = "approved" if event.approved else "rejected"
+            yield "plain", "decided", f"{words} by {event.by}" + (f": {event.why}" if event.why else "")
         case Delivered():
             yield "good", "delivered", f"branch {event.branch}" if event.branch else "as a patch"
         case TaskEnded():

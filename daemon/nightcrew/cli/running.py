@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from nightcrew.cli.output import JsonFlag, colourful, emit, examples, out, say
-from nightcrew.cli.tasks import view_json
+from nightcrew.cli.tasks import decide_words, view_json
 
 if TYPE_CHECKING:
     from nightcrew.cli.progress import Progress
@@ -179,3 +179,5 @@ def _result(view: TaskView, *, json: bool) -> None:
     for label, value in (("branch", view.branch), ("report", view.report_path), ("patch", view.patch_path)):
         if value:
             out(f"{label:>9}  {one_line(value, 4096)}")
+    if view.exit_code == 3:
+        say(f"it waits for a person: {decide_words(view.id)}")

@@ -66,6 +66,8 @@ def list_tasks(
         return
     if not views:
         say(_NO_TASKS)
+    if waiting := sum(view.exit_code == 3 for view in views):
+        say(f"{waiting} waiting for approval: see `nightcrew report ID`, then `nightcrew approve ID` or `reject ID`")
     for line in _table(views):
         out(line)
 
@@ -125,7 +127,7 @@ def diff(task: TaskId, json: JsonFlag = False) -> None:
 
 
 def cancel(task: TaskId, json: JsonFlag = False) -> None:
-    """Stop a task: a queued one at once, a running one within seconds. What it did so far is kept as a patch."""
+    """Stop a task: a queued or waiting one at once, a running one within seconds. What it did is kept as a patch."""
     from nightcrew.delivery import write_results
 
     config = _config()
@@ -136,6 +138,8 @@ def cancel(task: TaskId, json: JsonFlag = False) -> None:
             # It was waiting for its next run, so no worker is there to write down what it did.
             write_results(config.outbox, desk.journal.record(view.id), "")
             view = await desk.gateway.view(view.id)
+        elif view.outcome is None and view.concerns:
+            view = await desk.carry_out(view)
         return view
 
     view = _ask(config, stop, write=True)
@@ -157,14 +161,27 @@ def view_json(view: TaskView) -> dict[str, object]:
 class Desk:
     """What a question about tasks is put to."""
 
+    config: Config
     gateway: JournalGateway
     journal: Journal
+
+    async def carry_out(self, view: TaskView) -> TaskView:
+        """What was decided about a task that waited for approval, here and now."""
+        from nightcrew.service.approval import settle_here
+
+        await settle_here(self.config, self.journal, view.id)
+        return await self.gateway.view(view.id)
 
 
 def _config() -> Config:
     from nightcrew.config import load_config
 
     return load_config()
+
+
+def ask(question: Callable[[Desk], Awaitable[T]], *, write: bool = False) -> T:
+    """Put a question to the configured home. Raises `TaskNotFound` where it has no journal."""
+    return _ask(_config(), question, write=write)
 
 
 def _ask(config: Config, question: Callable[[Desk], Awaitable[T]], *, write: bool = False) -> T:
@@ -180,7 +197,7 @@ def _ask(config: Config, question: Callable[[Desk], Awaitable[T]], *, write: boo
 
     async def ask() -> T:
         with Journal.open(config.journal, read_only=not write) as journal:
-            return await question(Desk(JournalGateway(journal, config), journal))
+            return await question(Desk(config, JournalGateway(journal, config), journal))
 
     return anyio.run(ask)
 
@@ -244,6 +261,12 @@ def _note(view: TaskView) -> str:
     return one_line(view.branch or view.activity or view.reason, 80)
 
 
+def decide_words(task: str) -> str:
+    """What to type about a result that waits for approval."""
+    decide = f'`nightcrew approve {task}` or `nightcrew reject {task} --why "..."`'
+    return f"look at it with `nightcrew report {task}`, then type {decide}"
+
+
 def _age(at: str) -> str:
     from datetime import UTC, datetime
 
@@ -271,6 +294,8 @@ def _facts(view: TaskView) -> list[tuple[str, str]]:
         ("state", str(view.outcome or view.state)),
         ("now", view.activity),
         ("reason", view.reason),
+        *(("concern", f"{concern.path} {concern.why} ({concern.kind})") for concern in view.concerns[:50]),
+        ("decide", decide_words(view.id) if view.exit_code == 3 else ""),
         ("branch", view.branch or ""),
         ("commit", view.commit or ""),
         ("report", view.report_path or ""),

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 
-from nightcrew.delivery.patches import changed_files, concerns
+from nightcrew.delivery.gate import concerns, merely_noted
+from nightcrew.delivery.patches import changed_files
 from nightcrew.events import CandidateTried, ChecksRan
 from nightcrew.journal.fold import TaskRecord
+from nightcrew_tools.contract import CONCERNS, ConcernKind
 
 
 @dataclass(frozen=True)
@@ -101,7 +103,7 @@ def attention(record: TaskRecord, patch: str) -> list[Finding]:
             "it against what the code is meant to do"
         )
         found.append(Finding(words, (candidate.path,)))
-    found += [Finding(words, tuple(paths)) for words, paths in concerns(changed_files(patch))]
+    found += _about_files(record, patch)
     found += _about_network(record)
     if record.opened is not None and record.opened.source_dirty:
         found.append(
@@ -114,6 +116,20 @@ def _about_network(record: TaskRecord) -> list[Finding]:
     refused = [use for use in record.hosts.values() if not use.allowed]
     names = tuple(f"{use.host or 'no host'}:{use.port} ({use.why})" if use.port else use.why for use in refused)
     return [Finding("A box asked for what it may not reach", names)] if names else []
+
+
+def _about_files(record: TaskRecord, patch: str) -> list[Finding]:
+    """What the gate sees, whether it held the result back or not, and what it lets pass without a word."""
+    files = changed_files(patch)
+    before, after = record.checks_before, final_checks(record)
+    seen = concerns(files, before.results if before else (), after.results if after else ())
+    paths: dict[ConcernKind, list[str]] = {}
+    for concern in (*(record.asked.concerns if record.asked else ()), *seen):
+        paths.setdefault(concern.kind, []).append(concern.path)
+    found = [Finding(CONCERNS[kind], tuple(dict.fromkeys(names))) for kind, names in paths.items()]
+    held = {name for names in paths.values() for name in names}
+    noted = ((words, tuple(name for name in names if name not in held)) for words, names in merely_noted(files))
+    return [*found, *(Finding(words, names) for words, names in noted if names)]
 
 
 def _about_trust(record: TaskRecord, patch: str) -> list[Finding]:

@@ -24,9 +24,9 @@ from nightcrew.delivery.findings import (
 from nightcrew.delivery.patches import FileChange, changed_files
 from nightcrew.delivery.quoting import cell, clean, code, fence, folded, one_line, quoted
 from nightcrew.domain import CheckResult
-from nightcrew.events import ChecksRan
+from nightcrew.events import ApprovalAsked, ChecksRan
 from nightcrew.journal.fold import TaskRecord
-from nightcrew_tools.contract import EXIT_CODES, Outcome
+from nightcrew_tools.contract import CONCERNS, EXIT_CODES, Outcome
 
 _OUTCOMES: dict[Outcome, str] = {
     Outcome.DELIVERED: "Delivered and verified",
@@ -35,10 +35,12 @@ _OUTCOMES: dict[Outcome, str] = {
     Outcome.NO_ENDPOINT: "No usable model endpoint",
     Outcome.LIMITS: "Stopped at its limits",
     Outcome.CANCELLED: "Cancelled",
+    Outcome.REJECTED: "Verified, but rejected, so no branch was delivered",
 }
 
 _PASSING_OUTPUT = 3_000
 _FAILING_OUTPUT = 12_000
+_CONCERNS_SHOWN = 20
 _USERINFO = re.compile(r"//[^/@\s]*@")
 
 
@@ -66,11 +68,18 @@ def report_markdown(record: TaskRecord, *, patch: str, patch_path: Path | None =
 def outcome_words(record: TaskRecord) -> str:
     """How the task ended, in a few plain words."""
     if record.ended is None:
-        return "Not ended"
+        return "Waiting for approval" if record.waits_for_approval else "Not ended"
     words = _OUTCOMES[record.ended.outcome]
     if record.ended.outcome is Outcome.DELIVERED and record.delivered is not None and record.delivered.branch is None:
         return "Verified, delivered as a patch"
     return words
+
+
+def exit_code(record: TaskRecord) -> int | None:
+    """As `TaskView.exit_code` has it."""
+    if record.ended is not None:
+        return EXIT_CODES[record.ended.outcome]
+    return 3 if record.waits_for_approval else None
 
 
 def public_model(model: str) -> str:
@@ -79,11 +88,47 @@ def public_model(model: str) -> str:
 
 
 def _head(record: TaskRecord) -> Iterator[str]:
-    number = EXIT_CODES[record.ended.outcome] if record.ended else None
+    number = exit_code(record)
     yield f"# {outcome_words(record)}" + (f" (exit code {number})" if number is not None else "")
     yield f"Task {code(record.name)}: {code(record.request.title)}"
-    if reason := record.ended.reason if record.ended else record.waiting:
-        yield f"Why: {code(reason, 600)}"
+    if record.asked is not None:
+        yield from _asked_for(record, record.asked)
+    if record.ended is not None and record.ended.reason:
+        yield f"Why: {code(record.ended.reason, 600)}"
+    elif record.waiting:
+        yield f"Why: {code(record.waiting, 600)}"
+
+
+def _asked_for(record: TaskRecord, asked: ApprovalAsked) -> Iterator[str]:
+    """What a person has to decide, or has decided."""
+    word = record.decided
+    if word is not None:
+        said = "Approved" if word.approved else "Rejected"
+        by = f"{code(word.by)} through {code(word.door)} at {code(record.decided_at or '')}"
+        yield f"{said} by {by}. It had waited for:"
+    elif record.ended is not None:
+        yield "It had waited for approval, for:"
+    else:
+        yield (
+            "The checks confirm it, and nothing of it is in the repository yet: it changes what a person should see "
+            "first. Look at the patch beside this report, then type one of"
+        )
+        yield _shell(f"nightcrew approve {record.id}", f'nightcrew reject {record.id} --why "..."')
+        if asked.problem:
+            yield f"A problem: {code(asked.problem, 600)}"
+        yield "It waits for:"
+    yield "\n".join(_concerns(asked))
+
+
+def _concerns(asked: ApprovalAsked) -> Iterator[str]:
+    for kind, words in CONCERNS.items():
+        found = [concern for concern in asked.concerns if concern.kind == kind]
+        if found:
+            yield f"- {words} (`{kind}`)"
+        for concern in found[:_CONCERNS_SHOWN]:
+            yield f"  - {code(concern.path)} {code(concern.why)}"
+        if len(found) > _CONCERNS_SHOWN:
+            yield f"  - and {len(found) - _CONCERNS_SHOWN} more"
 
 
 def _look(record: TaskRecord, patch: str, patch_path: Path | None) -> Iterator[str]:
@@ -101,6 +146,8 @@ def _look(record: TaskRecord, patch: str, patch_path: Path | None) -> Iterator[s
         )
     elif patch:
         name = shlex.quote(str(patch_path) if patch_path is not None else f"{record.name}.patch")
+        if record.waits_for_approval:
+            yield "There is no branch yet."
         word = "The result" if verified(record) else "No branch was made. What the last attempt changed"
         yield f"{word} is in the patch beside this report, made on commit {code(base)}."
         git = f"git -C {repo}" if local else "git"

@@ -12,13 +12,13 @@ from typing import Literal
 
 from nightcrew.delivery.findings import attention, final_attempt, final_checks, rungs, times, verified
 from nightcrew.delivery.patches import changed_files
-from nightcrew.delivery.report import public_model, report_markdown
+from nightcrew.delivery.report import exit_code, public_model, report_markdown
 from nightcrew.domain import CheckResult, HostUse, Plan
-from nightcrew.events import ChecksRan, Recorded, TaskEnded
-from nightcrew.journal.fold import TaskRecord, advance
-from nightcrew_tools.contract import EXIT_CODES, Frozen, Outcome, TaskRequest, TaskUsage
+from nightcrew.events import ChecksRan, Event, Recorded
+from nightcrew.journal.fold import TaskRecord, advance, reason
+from nightcrew_tools.contract import Concern, Frozen, Outcome, TaskRequest, TaskUsage
 
-__all__ = ["Report", "ResultPaths", "as_ended", "report_json", "report_markdown", "result_paths", "write_results"]
+__all__ = ["Report", "ResultPaths", "as_after", "report_json", "report_markdown", "result_paths", "write_results"]
 
 SCHEMA_VERSION = 1
 
@@ -66,6 +66,16 @@ class AttemptReport(Frozen):
     """Rung of the repair ladder to `tried` and `passed`."""
 
 
+class Decision(Frozen):
+    """A person's word about a result that waited for approval."""
+
+    approved: bool
+    by: str
+    door: str
+    at: str
+    why: str
+
+
 class Report(Frozen):
     """`<name>.report.json`. Keys are only ever added; `schema_version` grows when one changes its meaning."""
 
@@ -76,7 +86,7 @@ class Report(Frozen):
     origin: str
     request: TaskRequest
     outcome: Outcome | None
-    """Null while the task has not ended."""
+    """Null while the task has not ended; with exit code 3 it waits for approval then."""
     exit_code: int | None
     verified: bool
     reason: str
@@ -98,6 +108,10 @@ class Report(Frozen):
     """What boxes asked of the network, refused or not."""
     attention: tuple[str, ...]
     """What a person should look at."""
+    concerns: tuple[Concern, ...]
+    """What it waits to be approved for, or had to be."""
+    decision: Decision | None
+    """Null where nobody was asked, or nobody has answered yet."""
     crew: str | None
     models: dict[str, str]
     """Role to `model @ base_url`."""
@@ -125,13 +139,13 @@ def result_paths(outbox: Path, name: str) -> ResultPaths:
     return ResultPaths(outbox / f"{name}.report.md", outbox / f"{name}.report.json", outbox / f"{name}.patch")
 
 
-def as_ended(record: TaskRecord, ended: TaskEnded, *, at: str) -> TaskRecord:
-    """The record as it will be once `ended` is in the journal: results are written first, so that who sees the end of
-    a task finds them. `at` is UTC, ISO 8601. A record that has ended is returned as it is."""
+def as_after(record: TaskRecord, event: Event, *, at: str) -> TaskRecord:
+    """The record as it will be once `event` is in the journal: results are written first, so that who sees the end of
+    a task, or is asked about it, finds them. `at` is UTC, ISO 8601. A record that has ended is returned as it is."""
     if record.ended is not None:
         return record
     later = copy.copy(record)
-    advance(later, Recorded(task=record.id, seq=record.seq + 1, at=at, event=ended))
+    advance(later, Recorded(task=record.id, seq=record.seq + 1, at=at, event=event))
     return later
 
 
@@ -145,9 +159,9 @@ def report_json(record: TaskRecord, *, patch: str) -> dict[str, object]:
         origin=record.origin,
         request=record.request.model_copy(update={"repo": public_model(record.request.repo)}),
         outcome=ended.outcome if ended else None,
-        exit_code=EXIT_CODES[ended.outcome] if ended else None,
+        exit_code=exit_code(record),
         verified=verified(record),
-        reason=ended.reason if ended else record.waiting,
+        reason=reason(record),
         branch=record.delivered.branch if record.delivered else None,
         commit=record.delivered.commit if record.delivered else None,
         base_commit=opened.base_commit if opened else None,
@@ -165,6 +179,8 @@ def report_json(record: TaskRecord, *, patch: str) -> dict[str, object]:
         final_attempt=final_attempt(record),
         hosts=tuple(record.hosts.values()),
         attention=tuple(str(finding) for finding in attention(record, patch)),
+        concerns=record.asked.concerns if record.asked else (),
+        decision=_decision(record),
         crew=opened.crew if opened else record.request.crew,
         models={role: public_model(model) for role, model in opened.models.items()} if opened else {},
         usage=record.usage,
@@ -199,6 +215,13 @@ def write_results(outbox: Path, record: TaskRecord, patch: str) -> ResultPaths:
     _replace(paths.markdown, report_markdown(record, patch=patch, patch_path=paths.patch).encode("utf-8", "replace"))
     _sync(outbox)
     return paths
+
+
+def _decision(record: TaskRecord) -> Decision | None:
+    word = record.decided
+    if word is None:
+        return None
+    return Decision(approved=word.approved, by=word.by, door=word.door, at=record.decided_at or "", why=word.why)
 
 
 def _checks(run: ChecksRan | None) -> tuple[CheckReport, ...] | None:

@@ -6,13 +6,15 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from nightcrew.domain import HostUse, Plan, Usage
+from nightcrew.domain import HostUse, Plan, Usage, summarised
 from nightcrew.errors import JournalCorrupt
 from nightcrew.events import (
+    ApprovalAsked,
     AttemptEnded,
     AttemptStarted,
     CandidateTried,
     ChecksRan,
+    Decided,
     Delivered,
     Event,
     MessageAdded,
@@ -76,6 +78,11 @@ class TaskRecord:
     """Work over all claims, each from its claim to its last event: what counts against `limits.minutes`."""
     waiting: str = ""
     """Reason of the last `Waiting` event, empty when anything followed it."""
+    asked: ApprovalAsked | None = None
+    """What a person was asked about last."""
+    decided: Decided | None = None
+    """The answer to it."""
+    decided_at: str | None = None
     delivered: Delivered | None = None
     ended: TaskEnded | None = None
     tools_run: list[ToolRan] = field(default_factory=list[ToolRan])
@@ -83,6 +90,11 @@ class TaskRecord:
     """Of the last claim."""
     earlier_seconds: float = 0.0
     """Part of `active_seconds` that belongs to claims before the last one."""
+
+    @property
+    def waits_for_approval(self) -> bool:
+        """Whether it is a person's turn."""
+        return self.asked is not None and self.decided is None and self.ended is None
 
 
 def fold(events: Iterable[Recorded]) -> TaskRecord:
@@ -118,6 +130,10 @@ def advance(record: TaskRecord, recorded: Recorded) -> None:
     _count_time(record, event, recorded.at)
     if isinstance(event, TaskEnded):
         record.ended, record.ended_at = event, recorded.at
+    elif isinstance(event, ApprovalAsked):
+        record.asked, record.decided, record.decided_at = event, None, None
+    elif isinstance(event, Decided):
+        record.decided, record.decided_at = event, recorded.at
     elif isinstance(event, MessageAdded | ModelReplied | ToolRan):
         _converse(record, event)
     else:
@@ -150,9 +166,9 @@ def _claim(record: TaskRecord, event: TaskClaimed, at: str) -> None:
 
 
 def _count_time(record: TaskRecord, event: Event, at: str) -> None:
-    # A person may cancel a task hours after its worker died: the time in between is nobody's work.
-    cancelled = isinstance(event, TaskEnded) and event.outcome is Outcome.CANCELLED
-    if record.claimed_at is not None and not cancelled:
+    # A person may cancel a task hours after its worker died, or decide days later: that time is nobody's work.
+    persons = isinstance(event, Decided) or (isinstance(event, TaskEnded) and event.outcome is Outcome.CANCELLED)
+    if record.claimed_at is not None and not persons:
         # A wall clock that was set back must not give minutes back.
         this_claim = max(_seconds(record.claimed_at, at), record.active_seconds - record.earlier_seconds)
         record.active_seconds = record.earlier_seconds + this_claim
@@ -245,12 +261,13 @@ def view(
         state=state,
         activity=activity(record) if state is TaskState.RUNNING else "",
         outcome=ended.outcome if ended else None,
-        reason=ended.reason if ended else record.waiting,
+        reason=reason(record),
         submitted_at=record.submitted_at,
         started_at=record.started_at,
         ended_at=record.ended_at,
         branch=delivered.branch if delivered else None,
         commit=delivered.commit if delivered else None,
+        concerns=record.asked.concerns if record.asked else (),
         report_path=report_path,
         patch_path=patch_path,
         attempts=len(record.attempts),
@@ -258,10 +275,21 @@ def view(
     )
 
 
+def reason(record: TaskRecord) -> str:
+    """Why the task ended as it did, or why it does not go on."""
+    if record.ended:
+        return record.ended.reason
+    if record.asked and record.waits_for_approval:
+        return record.asked.problem or summarised(record.asked.concerns)
+    return record.waiting
+
+
 def natural_state(record: TaskRecord) -> TaskState:
     """The state as the events alone tell it."""
     if record.ended:
         return TaskState.ENDED
+    if record.waits_for_approval:
+        return TaskState.WAITING
     return TaskState.RUNNING if record.claims else TaskState.QUEUED
 
 
@@ -271,6 +299,8 @@ def activity(record: TaskRecord) -> str:
         return ""
     if record.waiting:
         return f"waiting: {record.waiting}"
+    if record.asked and not record.delivered:
+        return "carrying out what a person decided" if record.decided else ""
     if record.delivered:
         return "writing the report"
     if record.opened is None:

@@ -17,12 +17,12 @@ from typing import Self
 from pydantic import ValidationError
 
 from nightcrew.errors import JournalCorrupt, JournalError, Stale
-from nightcrew.events import EVENT, Event, Recorded, TaskClaimed, TaskEnded, TaskSubmitted
+from nightcrew.events import EVENT, ApprovalAsked, Decided, Event, Recorded, TaskClaimed, TaskEnded, TaskSubmitted
 from nightcrew.journal.database import Database
 from nightcrew.journal.fold import TaskRecord, advance, fold, view
 from nightcrew.journal.ids import new_task_id, now, slug
 from nightcrew.journal.locks import RunLocks
-from nightcrew_tools.contract import Outcome, TaskNotFound, TaskRequest, TaskState, TaskView
+from nightcrew_tools.contract import NotWaiting, Outcome, TaskNotFound, TaskRequest, TaskState, TaskView
 
 _log = logging.getLogger("nightcrew.journal")
 
@@ -185,18 +185,38 @@ class Journal:
     def request_cancel(self, task: str, *, reason: str = "cancelled by a person") -> TaskState:
         """Ask a task to stop and return its state now.
 
-        A queued one ends here and at once; a running one is told by `cancel_requested`; an ended one stays as it is.
+        A queued one ends here and at once; a running one is told by `cancel_requested`, and so is whoever takes up one
+        that waited for approval, since its report has to be written anew; an ended one stays as it is.
         """
         with self._writing() as fresh:
             row = self._row(task)
             if row.state is TaskState.ENDED:
                 return row.state
-            if row.state is TaskState.RUNNING:
+            if row.state in (TaskState.RUNNING, TaskState.WAITING):
                 self._database.run("INSERT OR IGNORE INTO signal VALUES (?, 'cancel', ?)", task, now())
+                if row.state is TaskState.WAITING:
+                    self._set_state(task, TaskState.QUEUED)
+                    return TaskState.QUEUED
                 return row.state
             ended = TaskEnded(outcome=Outcome.CANCELLED, reason=reason)
             self._append(Recorded.model_construct(task=task, seq=row.seq + 1, at=now(), event=ended), fresh)
             return TaskState.ENDED
+
+    def decide(self, task: str, decided: Decided) -> bool:
+        """Journal a person's word about a task that waits for approval, and queue it to be carried out.
+
+        False, and nothing is written, when the same was decided before. Raises `NotWaiting` when there is nothing to
+        decide, `TaskNotFound`.
+        """
+        with self._writing() as fresh:
+            row = self._row(task)
+            if row.state is not TaskState.WAITING:
+                before = self.record(task).decided
+                if before is not None and before.approved == decided.approved:
+                    return False
+                raise NotWaiting(_not_waiting(task, self.view(task), before))
+            self._append(Recorded.model_construct(task=task, seq=row.seq + 1, at=now(), event=decided), fresh)
+            return True
 
     # --- reading
 
@@ -247,6 +267,14 @@ class Journal:
             end = prefix + "\U0010ffff"
             rows = self._database.all("SELECT id FROM task WHERE id >= ? AND id < ? ORDER BY id", prefix, end)
         return [row[0] for row in rows]
+
+    def decided(self) -> list[str]:
+        """Queued tasks that had waited for approval, oldest first: there is little left to do for them."""
+        rows = self._database.all(
+            "SELECT id FROM task WHERE state = ? AND json_array_length(view, '$.concerns') > 0 ORDER BY submitted_at",
+            TaskState.QUEUED,
+        )
+        return [row[0] for row in rows if row[0] not in self._damaged]
 
     def data_version(self) -> int:
         """A number that changes when another connection has written: the cheap way to ask whether to look again."""
@@ -409,7 +437,17 @@ class Journal:
 def _state_after(event: Event, before: TaskState) -> TaskState:
     if isinstance(event, TaskClaimed):
         return TaskState.RUNNING
+    if isinstance(event, ApprovalAsked):
+        return TaskState.WAITING
+    if isinstance(event, Decided):
+        return TaskState.QUEUED
     return TaskState.ENDED if isinstance(event, TaskEnded) else before
+
+
+def _not_waiting(task: str, view: TaskView, before: Decided | None) -> str:
+    if before is not None:
+        return f"task {task} was {'approved' if before.approved else 'rejected'} by {before.by} already"
+    return f"task {task} does not wait for approval: it {'was' if view.outcome else 'is'} {view.outcome or view.state}"
 
 
 def _unknown(task: str) -> TaskNotFound:

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from typing import Protocol
 
 from nightcrew.config import Config
-from nightcrew.delivery import as_ended, write_results
+from nightcrew.delivery import as_after, write_results
 from nightcrew.errors import EndpointDown, NightcrewError, Stale
 from nightcrew.events import Recorded, TaskClaimed, TaskEnded, Waiting
 from nightcrew.journal import Journal
@@ -83,7 +83,7 @@ class Attendant:
         ended = TaskEnded(outcome=outcome, reason=reason)
         at = now()
         try:
-            write_results(self._config.outbox, as_ended(record, ended, at=at), patch)
+            write_results(self._config.outbox, as_after(record, ended, at=at), patch)
         except OSError as error:
             log.warning("task %s: its report cannot be written: %s", task, error)
             ended = TaskEnded(outcome=outcome, reason=f"{reason} (its report could not be written: {error})")

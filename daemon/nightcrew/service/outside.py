@@ -59,6 +59,14 @@ class ServiceGateway(TaskGateway):
         with self._journal(write=True) as gateway:
             return await gateway.cancel(task)
 
+    async def approve(self, task: str, *, by: str, door: str) -> TaskView:
+        with self._journal(write=True) as gateway:
+            return await gateway.approve(task, by=by, door=door)
+
+    async def reject(self, task: str, *, why: str, by: str, door: str) -> TaskView:
+        with self._journal(write=True) as gateway:
+            return await gateway.reject(task, why=why, by=by, door=door)
+
     async def report(self, task: str) -> str:
         with self._journal() as gateway:
             return await gateway.report(task)

@@ -9,7 +9,7 @@ import os
 import signal
 import socket
 import time
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, ExitStack, asynccontextmanager
 from pathlib import Path
 
@@ -125,16 +125,24 @@ class Service:
         version = -1
         while True:
             self._wake = anyio.Event()
-            while len(self._running) < self._config.concurrency:
-                record = journal.claim(self._name, exclude=self._not_yet(), locks=locks)
-                if record is None:
-                    break
+            for record in self._claims(journal, locks):
                 self._running[record.id] = anyio.CancelScope()
                 group.start_soon(self._attend, record, journal, locks, attendant)
             version = journal.data_version()
             while not self._wake.is_set() and journal.data_version() == version and not self._any_due():
                 with anyio.move_on_after(POLL_SECONDS):
                     await self._wake.wait()
+
+    def _claims(self, journal: Journal, locks: RunLocks) -> Iterator[TaskRecord]:
+        """What may be started now. A task that a person has decided about waits for nobody's work to end."""
+        for task in journal.decided():
+            if (record := journal.claim_task(task, self._name, locks=locks)) is not None:
+                yield record
+        while len(self._running) < self._config.concurrency:
+            record = journal.claim(self._name, exclude=self._not_yet(), locks=locks)
+            if record is None:
+                return
+            yield record
 
     async def _attend(self, record: TaskRecord, journal: Journal, locks: RunLocks, attendant: Attendant) -> None:
         task = record.id
@@ -144,7 +152,7 @@ class Service:
                 await attendant.attend(record, may_wait=True)
             if scope.cancelled_caught:
                 await attendant.end(task, Outcome.CANCELLED, "a person cancelled the task")
-            if journal.view(task).state is TaskState.ENDED:
+            if journal.view(task).state in (TaskState.ENDED, TaskState.WAITING):
                 self._later.pop(task, None)
             else:
                 self._postpone(task)  # it waits for an endpoint, or another worker has it
@@ -220,7 +228,7 @@ async def run_one(
     name_hint: str | None = None,
     on_event: OnEvent | None = None,
 ) -> TaskRecord:
-    """Run one task in this process, whether a service works on this home or not, and return how it ended.
+    """Run one task in this process, whether a service works on this home or not, until it ends or waits for approval.
 
     SIGINT and SIGTERM cancel the task; a second one ends the process at once. A task whose `id` was there already is
     returned as it is when it has ended. Raises `NightcrewError` when another process runs it now.
@@ -244,7 +252,7 @@ async def run_one(
 
 def _there_already(journal: Journal, task: str) -> TaskRecord:
     record = journal.record(task)
-    if record.ended is None:
+    if record.ended is None and not record.waits_for_approval:
         raise NightcrewError(
             f"another process works on task {task}, or died over it: `nightcrew show {task}` tells how far it is, "
             "and `nightcrew up` goes on with it"
