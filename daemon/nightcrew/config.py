@@ -79,7 +79,20 @@ class BoxSettings(Frozen):
     """More directories to show read-only at the same path: toolchains, virtual environments."""
     path: tuple[str, ...] = ()
     """Directories put before the box's PATH."""
+    toolchains: bool = True
+    """Show the toolchains that are found in the usual places outside of /usr: rustup, pyenv, nvm, Go, SDKMAN, /opt."""
     memory_mib: Annotated[int, Field(ge=64)] = 4096
+    """Of one command, all its processes together; so are the limits below."""
+    processes: Annotated[int, Field(ge=16)] = 512
+    """Processes and threads at the same time."""
+    cpus: Annotated[float, Field(gt=0)] | None = None
+    """How many CPUs it may keep busy; all when absent. Needs a delegated control group."""
+    cpu_seconds: Annotated[float, Field(gt=0)] = 6 * 3600.0
+    file_mib: Annotated[int, Field(ge=1)] = 2048
+    """Largest size of one file."""
+    workspace_mib: Annotated[int, Field(ge=64)] = 16 * 1024
+    """What the clone and its cache may hold together."""
+    workspace_files: Annotated[int, Field(ge=1000)] = 1_000_000
     command_seconds: Annotated[float, Field(gt=0)] = 600.0
     """Longest time of one command or check."""
 

@@ -7,6 +7,7 @@ import gc
 import hashlib
 import os
 import platform
+import pty
 import signal
 import socket
 import stat
@@ -226,6 +227,50 @@ async def test_sockets_of_the_machine_cannot_be_connected_to(box, open_tmp):
     ]
 
 
+async def test_a_terminal_that_is_given_as_input_cannot_be_typed_into(box):
+    program = (
+        "import fcntl, sys, termios\n"
+        "print(open('/proc/self/stat').read().rpartition(')')[2].split()[4])\n"
+        "try: fcntl.ioctl(0, termios.TIOCSTI, b'x')\n"
+        "except OSError as error: print(error.errno)\n"
+        "try: open('/dev/tty'); print('opened')\n"
+        "except OSError as error: print(error.errno)\n"
+    )
+    ours, theirs = pty.openpty()
+    try:
+        captured = await box.capture(["/usr/bin/python3", "-c", program], stdin=theirs)
+        assert captured.stdout.split() == [b"0", b"1", b"6"]  # no controlling terminal, EPERM, ENXIO
+        os.set_blocking(theirs, False)
+        with pytest.raises(BlockingIOError):
+            os.read(theirs, 1)
+    finally:
+        os.close(ours)
+        os.close(theirs)
+
+
+async def test_a_box_is_not_started_where_it_would_end_with_a_thread(box):
+    def start() -> None:
+        process.start(box.policy, ["/bin/true"], stdin=0, stdout=1, stderr=2)
+
+    before = running("nightcrew-box")
+    with pytest.raises(RuntimeError, match="no running event loop"):
+        await anyio.to_thread.run_sync(start)
+    assert not [pid for pid in running("nightcrew-box") if pid not in before and _parent(pid) == os.getpid()]
+
+
+async def test_each_kind_of_namespace_is_the_boxs_own(box):
+    kinds = ("user", "ipc", "pid", "net", "uts", "mnt", "cgroup")
+    inside = await box.run("".join(f"readlink /proc/self/ns/{kind};" for kind in kinds))
+    outside = [os.readlink(f"/proc/self/ns/{kind}") for kind in kinds]
+    assert len(inside.output.split()) == len(kinds)
+    assert not set(inside.output.split()) & set(outside)
+
+
+async def test_options_longer_than_a_pipe_are_told_to_bubblewrap_as_a_whole(box):
+    result = await box.run("echo ${#LONG}", env={"LONG": "x" * 100_000, "MORE": "y" * 100_000})
+    assert result.output == "100000\n"
+
+
 async def test_there_is_no_terminal_and_standard_input_is_empty(box):
     result = await box.run("tty; cat; echo x > /dev/tty")
     assert result.output.startswith("not a tty\n")
@@ -298,6 +343,24 @@ async def test_a_timeout_ends_everything_a_command_started(box):
     result = await box.run(["/usr/bin/python3", "-c", program], seconds=1.0)
     assert (result.exit_code, result.ended) == (None, "timeout")
     assert result.seconds < 5
+    assert running(length) == []
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "setsid sleep {0} & sleep {0}",
+        "nohup sleep {0} & sleep {0}",
+        "(trap '' HUP INT TERM QUIT; sleep {0}) & sleep {0}",
+        "(( sleep {0} & ) & ); sleep {0}",
+        "kill -STOP $$; sleep {0}",
+    ],
+    ids=["setsid", "nohup", "ignored signals", "double fork", "stopped"],
+)
+async def test_no_way_to_outlive_a_timeout(box, command):
+    length = marker(command)
+    result = await box.run(command.format(length), seconds=0.5)
+    assert (result.exit_code, result.ended) == (None, "timeout")
     assert running(length) == []
 
 

@@ -540,3 +540,11 @@ def test_the_root_is_below_home_where_the_boxes_user_can_go(open_tmp):
 async def test_other_accounts_cannot_look_into_the_root(work, workspaces):
     status = workspaces.root.stat()
     assert (status.st_mode & 0o777, status.st_uid, status.st_gid) == (0o710, 0, box_user().gid)
+
+
+async def test_a_clean_room_does_not_see_what_was_put_into_the_tasks_cache(work):
+    await sh(work.box, "mkdir -p $CARGO_HOME && echo poison > $CARGO_HOME/config.toml")
+    assert await sh(work.box, "cat /cache/cargo/config.toml") == "poison\n"
+    async with work.clean_room(work.base_commit) as room:
+        assert await sh(room, "ls -A /cache; echo own > /cache/x; cat /cache/x") == "own\n"
+    assert await sh(work.box, "ls /cache") == "cargo\n"

@@ -120,8 +120,9 @@ class Running:
         """
         if self.exit_code is None and self.ended == "exited":
             raise start_failure(self.policy, said)
-        if self.reached is None and self._process is not None and self._process.group is None:
-            self.reached = noticed(self.exit_code, said)  # the kernel tells of it only in a group
+        grouped = self._process is not None and self._process.group is not None
+        if self.reached is None and not (grouped and noticed(self.exit_code, said) == "processes"):
+            self.reached = noticed(self.exit_code, said)  # a group itself tells of processes, whatever was said
         if self.reached is None:
             return ""
         disk = self._stay.words if self._stay is not None else ""

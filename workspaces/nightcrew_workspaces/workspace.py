@@ -4,6 +4,7 @@ A task's directory, `<root>/<task>`, is complete as soon as it has its name (it 
 
     workspace.json   what it was made from
     depot.git        the source's objects, owned by the service; read-only at /depot in every box
+    cache            what builds fetched and made; /cache in this task's boxes, clean rooms have one of their own
     clone            the worktree, owned by the boxes' user; /workspace in every box; borrows its objects from /depot
     shadow.git       checkpoints; seen by boxes that only run our own scripts
     home             HOME of commands in the worktree, where a set-up ran; `prepared` says that it did
@@ -44,6 +45,7 @@ from nightcrew_workspaces.harvest import MAX_PACK_MIB, Harvest, look_again, take
 from nightcrew_workspaces.policy import WORKSPACE, BoxPolicy, BoxUser, Limits, Mount
 from nightcrew_workspaces.repository import make_repository, publish
 from nightcrew_workspaces.source import Source, SourceState, look
+from nightcrew_workspaces.toolchains import CACHE, cache_environment
 from nightcrew_workspaces.user import unreachable
 
 DEPOT = "/depot"
@@ -104,6 +106,7 @@ class Workspaces:
         user: BoxUser,
         read_only: tuple[Path, ...] = (),
         path: tuple[str, ...] = (),
+        env: Mapping[str, str] | None = None,
         limits: Limits | None = None,
         mirrors: Path | None = None,
         remote_env: Mapping[str, str] | None = None,
@@ -112,6 +115,7 @@ class Workspaces:
         self.user = user
         self.read_only = read_only
         self.path = path
+        self.env = {**cache_environment(), **(env or {})}
         self.limits = limits or Limits()
         self.mirrors = mirrors or self.root / ".mirrors"
         self.caches = self.root / ".caches"
@@ -213,7 +217,14 @@ class Workspaces:
 
     def policy(self, mounts: tuple[Mount, ...]) -> BoxPolicy:
         """For boxes that run what a model or a repository wants."""
-        return BoxPolicy(user=self.user, mounts=mounts, read_only=self.read_only, path=self.path, limits=self.limits)
+        return BoxPolicy(
+            user=self.user,
+            mounts=mounts,
+            read_only=self.read_only,
+            path=self.path,
+            env=self.env,
+            limits=self.limits,
+        )
 
     def git_policy(self, mounts: tuple[Mount, ...]) -> BoxPolicy:
         """For boxes that run our own scripts of git commands."""
@@ -252,7 +263,7 @@ class Workspace:
         depot = Mount(self._depot, DEPOT)
         clone = Mount(self.clone, WORKSPACE, writable=True)
         shadow = Mount(folder / "shadow.git", SHADOW, writable=True)
-        self.box = Box(workspaces.policy((clone, depot)))
+        self.box = Box(workspaces.policy((clone, depot, Mount(folder / "cache", CACHE, writable=True))))
         """Runs commands in the worktree; `preparing` says what their home is."""
         self.background = Background(self.box)
         self._home = folder / "home"
@@ -415,36 +426,44 @@ class Workspace:
         """A box with a fresh checkout of the base or of a harvested commit at /workspace; gone afterwards.
 
         It is a git repository with that commit on the branch `work`, without tags. Several may be open at once. With
-        `home`, what commands leave in HOME is there for the next ones, as long as the room is.
+        `home`, what commands leave in HOME is there for the next ones, as long as the room is. Its cache is empty: what
+        a model put into the task's own cannot help a check to pass.
         """
         if not SHA.match(commit):
             raise ValueError(f"{commit!r} is not an object name")
-        room = self._folder / "rooms" / secrets.token_hex(6)
+        place = self._folder / "rooms" / secrets.token_hex(6)
+        room = place / "checkout"
         try:
-            make_folder(room.parent)
-            make_folder(room)
+            for each in (place.parent, place, room):
+                make_folder(each)
             self._make_git(room / ".git", commit)
             give_to(room, self._workspaces.user, below=False)
             mounts = (Mount(room, WORKSPACE, writable=True), Mount(self._depot, DEPOT))
             await _run(Box(self._workspaces.git_policy(mounts)), _CHECK_OUT, f"the checkout of {commit}")
-            box = Box(self._workspaces.policy(mounts))
+            box = Box(self._workspaces.policy((*mounts, self._make_cache(place))))
             if home:
-                self._make_home(room.with_suffix(".home"))
-                box = box.with_home(room.with_suffix(".home"))
+                self._make_home(place / "home")
+                box = box.with_home(place / "home")
             yield box
         finally:
             with anyio.CancelScope(shield=True):
-                await anyio.to_thread.run_sync(remove_tree, room)
-                await anyio.to_thread.run_sync(remove_tree, room.with_suffix(".home"))
+                await anyio.to_thread.run_sync(remove_tree, place)
 
     def _make_home(self, path: Path) -> None:
         make_folder(path, 0o700)
         give_to(path, self._workspaces.user)
 
+    def _make_cache(self, folder: Path) -> Mount:
+        cache = folder / "cache"
+        make_folder(cache)
+        give_to(cache, self._workspaces.user, below=False)
+        return Mount(cache, CACHE, writable=True)
+
     async def check_out(self) -> None:
         """Make clone and shadow from the depot; part of `Workspaces.create`."""
         shadow = self._folder / "shadow.git"
         make_folder(self.clone)
+        self._make_cache(self._folder)
         self._make_git(self.clone / ".git", self.base_commit)
         give_to(self.clone, self._workspaces.user, below=False)
         make_repository(
@@ -462,6 +481,8 @@ class Workspace:
 
     async def recover(self) -> None:
         """Remove what a killed process left; part of `Workspaces.reopen`."""
+        if not (self._folder / "cache").is_dir():  # it was made before there were caches
+            self._make_cache(self._folder)
         for leftover in (
             *self._folder.glob("rooms/*"),
             *self._folder.glob("incoming-*"),

@@ -78,6 +78,9 @@ async def examine() -> AsyncIterator[Check]:
     yield _config_file(config)
     yield await _box(config)
     yield _network(config)
+    yield _limits(config)
+    for check in _toolchains(config):
+        yield check
     yield _home(config)
     yield _disk(config)
     yield _journal(config)
@@ -164,6 +167,36 @@ def _network(config: Config) -> Check:
         fix = 'write `proxy = "environment"` under [network] to go by it'
         return Check("network", "warn", f"{text}; directly, although the environment names a proxy", fix)
     return Check("network", "ok", text)
+
+
+def _limits(config: Config) -> Check:
+    """By what boxes are held to their limits, and what that leaves open."""
+    from nightcrew_workspaces import cgroup
+
+    groups = cgroup.available()
+    if isinstance(groups, cgroup.Undelegated):
+        level: Level = "ok" if config.box.cpus is None else "warn"
+        without = "" if config.box.cpus is None else "; `box.cpus` is not held without a control group"
+        return Check("limits", level, f"held by watching /proc: {groups.why}{without}", groups.remedy)
+    return Check("limits", "ok", f"held by the kernel: a control group for each box in {groups.folder}")
+
+
+def _toolchains(config: Config) -> Iterator[Check]:
+    from nightcrew.service.boxes import toolchains
+    from nightcrew_workspaces.errors import BoxUnavailable
+    from nightcrew_workspaces.user import box_user
+
+    try:
+        user = box_user(config.box.user)
+    except BoxUnavailable:
+        return  # the line about the box has said it
+    shown = toolchains(config.box, user)
+    names = ", ".join(f"{each.name} ({each.root})" for each in shown.found)
+    yield Check("toolchains", "ok", f"those in /usr{f', and {names}' if names else ''}")
+    for missed in shown.missed:
+        what = f"{missed.toolchain.name} ({missed.toolchain.root})"
+        text = f"boxes cannot see {what}: {user.name} cannot enter {missed.blocked}"
+        yield Check("toolchains", "warn", text, missed.remedy)
 
 
 def _home(config: Config) -> Check:

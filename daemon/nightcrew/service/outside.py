@@ -17,6 +17,7 @@ from nightcrew.gateway import JournalGateway
 from nightcrew.journal import Journal
 from nightcrew.journal.locks import ServiceLock
 from nightcrew.service.attendant import Say
+from nightcrew.service.boxes import box_limits, toolchains
 from nightcrew.service.door import validate
 from nightcrew_tools.address import check_address, parse_address
 from nightcrew_tools.clients import Facts
@@ -24,7 +25,7 @@ from nightcrew_tools.contract import NoQueue, TaskGateway, TaskRefused, TaskRequ
 from nightcrew_tools.grants import Grants, outside_grants
 from nightcrew_tools.session import Offer, Readiness, serving_http
 from nightcrew_tools.tokens import read_tokens
-from nightcrew_workspaces.policy import BoxPolicy, Limits
+from nightcrew_workspaces.policy import BoxPolicy
 from nightcrew_workspaces.roots import Roots, check_roots, person, roots_policy, user_of_roots
 from nightcrew_workspaces.selftest import self_test
 
@@ -145,8 +146,15 @@ def open_roots(config: Config, paths: tuple[Path, ...], *, read_only: bool) -> R
     roots = check_roots(paths)
     box = config.box
     user = user_of_roots(roots, read_only=read_only, name=box.user)
-    limits = Limits(seconds=box.command_seconds, memory_mib=box.memory_mib)
-    template = BoxPolicy(user=user, mounts=(), read_only=box.read_only, path=box.path, limits=limits)
+    shown = toolchains(box, user)
+    template = BoxPolicy(
+        user=user,
+        mounts=(),
+        read_only=(*box.read_only, *shown.read_only),
+        path=(*box.path, *shown.path),
+        env=shown.env,
+        limits=box_limits(box, own_files=True),
+    )
     return Roots(roots, roots_policy(template, roots, read_only=read_only, identity=person()))
 
 

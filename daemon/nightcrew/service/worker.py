@@ -11,8 +11,8 @@ from nightcrew.config import Config, environment
 from nightcrew.journal import Journal
 from nightcrew.journal.fold import TaskRecord
 from nightcrew.service.attendant import Say
+from nightcrew.service.boxes import box_limits, toolchains
 from nightcrew.service.upkeep import leave, tidy, trim
-from nightcrew_workspaces.policy import Limits
 from nightcrew_workspaces.selftest import self_test
 from nightcrew_workspaces.user import box_user
 from nightcrew_workspaces.workspace import Workspaces, default_root
@@ -30,12 +30,14 @@ REMOTE_VARIABLES = frozenset(
 def make_workspaces(config: Config) -> Workspaces:
     """Private clones and boxes as the configuration wants them. Raises `BoxUnavailable`."""
     user, box = box_user(config.box.user), config.box
+    shown = toolchains(box, user)
     return Workspaces(
         config.workspaces.path or default_root(config.home, user),
         user=user,
-        read_only=box.read_only,
-        path=box.path,
-        limits=Limits(seconds=box.command_seconds, memory_mib=box.memory_mib),
+        read_only=(*box.read_only, *shown.read_only),
+        path=(*box.path, *shown.path),
+        env=shown.env,
+        limits=box_limits(box),
         mirrors=config.home / "mirrors",
         remote_env={name: value for name, value in environment().items() if name in REMOTE_VARIABLES},
     )
