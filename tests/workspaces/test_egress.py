@@ -353,6 +353,22 @@ async def test_a_log_that_fails_lets_nothing_out(open_tmp, world, caplog):
     assert "the journal is gone" in caplog.text
 
 
+async def test_a_connection_that_is_open_at_the_end_is_no_fault_and_one_that_lasts_too_long_is(open_tmp, world, visits):
+    world.hang = True
+    host, limits = f"mirror.test:{world.plain}", EgressLimits(total_seconds=0.3)
+    async with egress(open_tmp, host, visits=visits, limits=limits) as way_out:
+        assert await say(way_out, get(f"http://{host}/", host)) == b""
+        await soon(lambda: len(visits) == 2)
+    assert visits[1].why == "it was open for more than 0.3 s"
+    async with egress(open_tmp, host, visits=visits) as way_out:
+        _, writer = await connect(way_out)
+        writer.write(get(f"http://{host}/", host))
+        await soon(lambda: len(world.requests) == 2)
+    assert visits[3].why == ""
+    assert visits[3].sent > 0
+    writer.close()
+
+
 # The socket
 
 

@@ -143,6 +143,7 @@ class Egress:
         self._folder = folder / f"egress-{secrets.token_hex(6)}"
         self._meter = Meter(self._limits.upload, self._limits.download, *used)
         self._handlers: set[asyncio.Task[None]] = set()
+        self._closing = False
 
     @property
     def mount(self) -> EgressMount:
@@ -163,6 +164,7 @@ class Egress:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._closing = True
         tasks = [self._door, *self._handlers]
         for task in tasks:
             task.cancel()
@@ -237,13 +239,16 @@ class Egress:
         visit = replace(visit, allowed=True, address=str(addresses[0]) if addresses else "upstream")
         self._log(visit)
         flow = self._meter.flow(self._limits.idle_seconds)
-        why = "cut off"
+        why = f"it was open for more than {self._limits.total_seconds:g} s"
         try:
             visit, why = await self._pass_on(head, addresses, visit, flow, (reader, writer))
         except OverBudget as over:
             why = str(over)
         except TimeoutError:
             why = "too slow"
+        except asyncio.CancelledError:
+            why = "" if self._closing else why  # kept open for a next request, when the way out is closed
+            raise
         except OSError as error:
             why = error.strerror or str(error)
         finally:

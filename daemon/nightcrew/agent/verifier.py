@@ -135,7 +135,7 @@ async def _in_clean_room(
             result = await run_check(box, Check(command=first, source="task"), seconds=seconds)
             if not result.ok:
                 return (result,)
-        failed = await way_out.set_up(workspace, box, seconds=seconds)
+        failed = await way_out.set_up(workspace, box)
         return (failed,) if failed is not None else await run_checks(box, checks, seconds=seconds)
 
 

@@ -12,7 +12,7 @@ from typing import Literal
 
 from nightcrew.agent.checks import set_up
 from nightcrew.agent.ledger import Ledger
-from nightcrew.config import NetworkSettings
+from nightcrew.config import Config
 from nightcrew.domain import CheckResult, HostUse
 from nightcrew.events import NetworkUsed
 from nightcrew.network import egress_limits, outside, task_may
@@ -32,27 +32,30 @@ logger = logging.getLogger("nightcrew")
 class WayOut:
     """Opens ways out of one task's boxes. Raises `NetworkRefused` where the configuration forbids that now."""
 
-    def __init__(self, settings: NetworkSettings, ledger: Ledger, environ: Mapping[str, str]) -> None:
-        self._settings = settings
+    def __init__(self, config: Config, ledger: Ledger, environ: Mapping[str, str]) -> None:
+        self._settings = config.network
+        self._seconds = (
+            config.box.command_seconds
+        )  # a small crew's shorter time is for its checks: they hang, this loads
         self._ledger = ledger
         self._environ = environ
 
-    async def set_up(self, workspace: Workspace, box: Box, *, seconds: float) -> CheckResult | None:
+    async def set_up(self, workspace: Workspace, box: Box) -> CheckResult | None:
         """Run the task's set-up in a box: the command that failed, None when all went well."""
         commands = self._ledger.record.request.setup
         if not commands:
             return None
         async with self._open("setup", workspace) as mount:
-            return await set_up(box.with_network(mount), commands, seconds=seconds)
+            return await set_up(box.with_network(mount), commands, seconds=self._seconds)
 
-    async def prepare(self, workspace: Workspace, *, seconds: float) -> None:
+    async def prepare(self, workspace: Workspace) -> None:
         """Run the set-up in the worktree that the model works in, once, so that it can run the tests.
 
         One that fails is left as it is: the checks on clean checkouts have told it.
         """
         if self._ledger.record.request.setup and not workspace.prepared:
             async with workspace.preparing() as box:
-                await self.set_up(workspace, box, seconds=seconds)
+                await self.set_up(workspace, box)
 
     @asynccontextmanager
     async def while_working(self, workspace: Workspace) -> AsyncGenerator[None]:

@@ -76,7 +76,7 @@ class Work:
         self._workspaces = workspaces
         self._roster = roster
         self._stack = stack
-        self._way_out = WayOut(config.network, ledger, environment())
+        self._way_out = WayOut(config, ledger, environment())
         self._clients: dict[str, ModelClient] = {}
         self._harvests: dict[int, Harvest] = {}
         self._suspected: tuple[tuple[str, ...], list[Suspect]] | None = None
@@ -98,7 +98,7 @@ class Work:
         await self._look_around(workspace, crew)
         if self._ledger.record.checks_before is None:
             await check_before(self._ledger, workspace, self._way_out, seconds=self._seconds(crew))
-        await self._way_out.prepare(workspace, seconds=self._seconds(crew))
+        await self._way_out.prepare(workspace)
         while True:
             number = len(self._ledger.record.attempts)
             verdict = self._ledger.record.verdicts.get(number)
