@@ -43,7 +43,7 @@ class Slow:
         return "done"
 
     @tool("Count.", facts=Count)
-    async def task_show(self) -> Reply:
+    async def task_status(self) -> Reply:
         return Reply("three", Count(3))
 
 
@@ -102,9 +102,9 @@ async def test_a_client_that_drops_texts_gets_no_facts(slow, mode, name, facts, 
     made = build_server(TASKS, gateway=slow, facts=facts)
     async with Client(made, mode=mode, client_info=info) as client:
         tools = {one.name: one for one in (await client.list_tools()).tools}
-        result = await client.call_tool("task_show", {})
+        result = await client.call_tool("task_status", {})
     assert result.structured_content == expected
-    assert (tools["task_show"].output_schema is None) == (expected is None)
+    assert (tools["task_status"].output_schema is None) == (expected is None)
     assert result.content[0].text == "three"
 
 

@@ -50,7 +50,7 @@ class Family:
         return Reply(f"found {how}", Found((Place("ä", 3), Place("b", None)), 0.5, "all"))
 
     @tool("Look.", facts=Place)
-    async def task_show(self) -> Reply:
+    async def task_status(self) -> Reply:
         return Reply(
             "seen", Place("p", 1), (Media(b"\x89PNG", "image/png"), Media(b"\0", "application/zip", "file:///z"))
         )
@@ -100,7 +100,7 @@ async def test_a_crew_gets_the_text_alone(family):
 @ERAS
 async def test_pictures_are_shown_and_other_bytes_attached(family, mode):
     async with client(mode) as connected:
-        result = await connected.call_tool("task_show", {})
+        result = await connected.call_tool("task_status", {})
     _, picture, attached = result.content
     assert isinstance(picture, ImageContent)
     assert (base64.b64decode(picture.data), picture.mime_type) == (b"\x89PNG", "image/png")

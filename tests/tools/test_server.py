@@ -121,7 +121,7 @@ async def test_annotations_tell_readers_from_writers():
     readers = {name for name, hint in hints.items() if hint.read_only_hint}
     assert readers == {
         "read_file", "list_files", "search_files", "read_files", "read_media", "list_folder", "show_tree", "file_info",
-        "git_status", "git_diff", "git_log", "task_list", "task_show", "task_report", "task_diff",
+        "git_status", "git_diff", "git_log", "task_list", "task_status", "task_wait", "task_report", "task_diff",
     }  # fmt: skip
     assert {name for name, hint in hints.items() if hint.destructive_hint} == {
         "write_file", "edit_file", "edit_files", "delete_file", "git_restore", "run_command", "start_command",
@@ -136,7 +136,7 @@ async def test_read_only_grants_register_no_tool_that_writes():
     assert names == sorted(
         ["read_file", "list_files", "search_files", "read_files", "read_media", "list_folder", "show_tree", "file_info",
          "git_status", "git_diff", "git_log",
-         "task_list", "task_show", "task_report", "task_diff"]
+         "task_list", "task_status", "task_wait", "task_report", "task_diff"]
     )  # fmt: skip
 
 
