@@ -218,7 +218,7 @@ def test_a_directory_that_is_swapped_for_a_link_at_the_last_moment_is_not_entere
 
 
 async def test_while_links_are_swapped_nothing_outside_is_read_or_written(helper, workspace, open_tmp):
-    """Half a second of it; what a box cannot see it cannot be tricked into, and /etc of the box is refused too."""
+    """A moment of it; what a box cannot see it cannot be tricked into, and /etc of the box is refused too."""
     put(workspace, real__passwd=b"inside\n")
     swapper = (
         "import os, sys\n"
@@ -233,8 +233,11 @@ async def test_while_links_are_swapped_nothing_outside_is_read_or_written(helper
     try:
         while not (workspace / "p").is_symlink():
             assert process.poll() is None
-        deadline = time.monotonic() + 0.5
-        while time.monotonic() < deadline:
+        begun = time.monotonic()
+        # At least for half a second, and until both sides of the swap were met: the machine may be busy.
+        while (passed := time.monotonic() - begun) < 15 and (
+            passed < 0.5 or not {"inside", "outside"} <= set(outcomes)
+        ):
             try:
                 text = (await helper.read("p/passwd")).text
                 assert text == "inside\n"

@@ -633,7 +633,13 @@ async def test_a_helper_that_cannot_start_says_why(open_tmp, workspace, monkeypa
 
 def test_a_bad_request_does_not_end_the_helper(tmp_path):
     here = boxd.Helper(str(tmp_path))
-    for request in ({}, {"op": "nothing"}, {"op": "read"}, {"op": "read", "path": 5}, {"op": "serve", "path": "x"}):
+    for request in (
+        {},
+        {"op": "nothing"},
+        {"op": "read"},
+        {"op": "read", "path": 5},
+        {"op": "operation", "name": "read"},
+    ):
         assert boxd.answer(here, request)["error"]["code"] == "bad_request"
 
 

@@ -12,16 +12,23 @@ from __future__ import annotations
 import errno
 import json
 import os
+import select
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 from nightcrew_workspaces.boxd_paths import Places
 from nightcrew_workspaces.boxd_reading import Reading
 from nightcrew_workspaces.boxd_text import Refused
-from nightcrew_workspaces.boxd_writing import Writing
+
+if TYPE_CHECKING:
+    from nightcrew_workspaces.boxd_writing import Writing
 
 GREETING = "nightcrew boxd 2"
+_LOOKING = frozenset({"read", "read_bytes", "stat", "list", "list_all", "outline", "glob", "search"})
+_CHANGING = frozenset({"write", "append", "edit", "edit_all", "delete", "move", "copy", "make_folder"})
+_LATER = ("hashlib", "subprocess", "nightcrew_workspaces.boxd_writing", "nightcrew_workspaces.boxd_search", "difflib")
 _LARGEST_FRAME = 64 * 1024 * 1024
 _FULL = ("no_space", "the disk is full; nothing was changed. Delete what is not needed, or write less")
 _CODES = {
@@ -48,21 +55,28 @@ class Helper:
     """The operations by name, on the files under `roots`."""
 
     def __init__(self, *roots: str) -> None:
-        places = Places(roots)
-        looking, changing = Reading(places), Writing(places)
-        operations: tuple[Callable[..., dict[str, Any]], ...] = (
-            *(looking.read, looking.read_bytes, looking.stat, looking.list, looking.list_all),
-            *(looking.outline, looking.glob, looking.search),
-            *(changing.write, changing.append, changing.edit, changing.edit_all),
-            *(changing.delete, changing.move, changing.copy, changing.make_folder),
-        )
-        self.operations = {operation.__name__: operation for operation in operations}
+        self._places = Places(roots)
+        self._reading = Reading(self._places)
+        self._writing: Writing | None = None
+
+    def operation(self, name: str) -> Callable[..., dict[str, Any]]:
+        """What does `name`; raises `KeyError`."""
+        if name in _LOOKING:
+            return getattr(self._reading, name)
+        if name not in _CHANGING:
+            raise KeyError(name)
+        if self._writing is None:
+            # Modules are compiled at every start, since a box has no cache of them; a session that reads does without.
+            from nightcrew_workspaces.boxd_writing import Writing  # noqa: PLC0415
+
+            self._writing = Writing(self._places)
+        return getattr(self._writing, name)
 
 
 def answer(helper: Helper, request: dict[str, Any]) -> dict[str, Any]:
     """Do what a request asks for."""
     try:
-        operation = helper.operations[str(request.pop("op", None))]
+        operation = helper.operation(str(request.pop("op", None)))
         return {"ok": operation(**request)}
     except Refused as refused:
         return {"error": {"code": refused.code, "message": refused.message}}
@@ -78,11 +92,20 @@ def serve(roots: Sequence[str]) -> None:
     os.umask(0o022)
     helper = Helper(*roots)
     _send({"ok": GREETING})
+    _prepare()
     while header := _receive(4):
         size = int.from_bytes(header, "big")
         if size > _LARGEST_FRAME:
             return
         _send(answer(helper, json.loads(_receive(size))))
+
+
+def _prepare() -> None:
+    """Import what most sessions need later, as long as nobody waits."""
+    for module in _LATER:
+        if select.select([0], [], [], 0)[0]:
+            return
+        import_module(module)
 
 
 def _send(message: dict[str, Any]) -> None:

@@ -28,6 +28,7 @@ RG_FLAGS = (
 LEVELS = 8
 """How deep an outline may be that chooses its own depth."""
 _PIECE = 256 * 1024
+_KNOWN = 1000
 _V = TypeVar("_V")
 
 
@@ -131,11 +132,14 @@ def argument(path: str) -> str:
 def entries(root: str, path: str, depth: int, page: Page[str]) -> list[Entry]:
     """What is in a directory down to `depth` levels. Symbolic links and empty directories are always shown."""
     skip = 0 if path == "." else path.count("/") + 1
+    known: set[str] = set()
     for name in names(root, path):
-        parts = name.split("/", skip + depth)
-        for at in range(skip + 1, min(len(parts), skip + depth + 1)):
-            page.put("/".join(parts[:at]), "directory")
-        if len(parts) <= skip + depth:
+        folder = name[: name.rfind("/")] if "/" in name else ""
+        if folder not in known:
+            _put_folders(folder, skip, depth, page)
+            known = known if len(known) < _KNOWN else set()
+            known.add(folder)
+        if name.count("/") < skip + depth:
             page.put(name, "file")
     _scan(root, path, depth, page)
     found = [(name, kind, _status(f"{root}/{name}")) for name, kind in page.items()]
@@ -206,6 +210,13 @@ def glob_pattern(glob: str) -> re.Pattern[str]:
         return re.compile("".join(parts), re.DOTALL)
     except re.error as error:
         raise Refused("bad_pattern", f"the glob {glob!r} is not valid: {error}") from error
+
+
+def _put_folders(folder: str, skip: int, depth: int, page: Page[str]) -> None:
+    """Add a directory and those above it, down to `depth` levels below the one that is listed."""
+    parts = folder.split("/") if folder else []
+    for end in range(skip + 1, min(len(parts), skip + depth) + 1):
+        page.put("/".join(parts[:end]), "directory")
 
 
 def _scan(root: str, path: str, depth: int, page: Page[str]) -> None:

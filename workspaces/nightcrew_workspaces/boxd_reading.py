@@ -8,7 +8,7 @@ import stat
 from collections.abc import Iterable
 from typing import Any
 
-from nightcrew_workspaces import boxd_find, boxd_load, boxd_search, boxd_text
+from nightcrew_workspaces import boxd_find, boxd_load, boxd_text
 from nightcrew_workspaces.boxd_find import Page
 from nightcrew_workspaces.boxd_paths import Places, kind_of, shown
 from nightcrew_workspaces.boxd_text import Refused
@@ -104,6 +104,8 @@ class Reading:
         after: str | None = None,
     ) -> dict[str, Any]:
         """Lines that match; `after` is the `path:line` of the last one that is known already."""
+        from nightcrew_workspaces import boxd_search  # noqa: PLC0415 (compiled at every start; not every session searches)
+
         if not pattern or "\n" in pattern or "\0" in pattern:
             raise Refused("bad_pattern", "the pattern has to be one line of text; search for a part of it")
         root, below = self._root_and_path(path)
