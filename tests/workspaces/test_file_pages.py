@@ -63,6 +63,19 @@ async def test_pages_put_together_are_the_whole(helper, tree, limit):
     assert everything == ["a", "a-b", "a.txt", "b", "c d.txt", "é"]
 
 
+@pytest.mark.parametrize("limit", [1, 2, 3])
+async def test_pages_do_not_lose_links_and_empty_folders(helper, workspace, limit):
+    put(workspace, a__1_txt=b"x", b_txt=b"x")
+    (workspace / "a/link").symlink_to("1.txt")
+    (workspace / "a/none/below").mkdir(parents=True)
+    (workspace / "a/z").mkdir()
+    own(workspace)
+    entries = await followed(
+        lambda after: helper.list(depth=3, limit=limit, after=after), lambda page: [each.path for each in page.entries]
+    )
+    assert entries == ["a", "a/1.txt", "a/link", "a/z", "b.txt"]
+
+
 @pytest.mark.parametrize(("limit", "glob"), [(1, None), (3, None), (4, "*.txt"), (100, "b/*")])
 async def test_pages_of_a_search_put_together_are_the_whole(helper, tree, limit, glob):
     hits = await followed(
