@@ -128,6 +128,27 @@ def test_checks_that_passed_before_too_are_named_as_weak_evidence() -> None:
     assert "Every check passed before the change too" in report_markdown(record_of(*events), patch=PATCH)
 
 
+@pytest.mark.parametrize(
+    ("ended", "exit_code", "told"),
+    [
+        ("memory", None, "stopped (over 4 GiB of memory) after 1.0 s"),
+        ("exited", 1, "failed, exit 1 (limit: over 4 GiB of memory)"),
+    ],
+)
+def test_a_limit_that_a_check_ran_into_is_named(ended: str, exit_code: int | None, told: str) -> None:
+    result = CheckResult(
+        check=Check(command="make test", source="task"),
+        exit_code=exit_code,
+        ended=ended,
+        output="",
+        seconds=1,
+        limit="over 4 GiB of memory",
+    )
+    run = ChecksRan(phase="before", attempt=0, commit="c" * 40, results=(result,))
+    record = record_of(submitted(), TaskClaimed(worker="w"), opened(checks=(result.check,)), run)
+    assert told in report_markdown(record, patch="")
+
+
 def test_a_check_that_still_fails_is_told_from_one_that_was_broken() -> None:
     def run(phase: str, *ok: bool) -> ChecksRan:
         results = tuple(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +19,7 @@ from nightcrew.journal.locks import ServiceLock
 from nightcrew.llm import discovery
 from nightcrew.serving import weights
 from nightcrew.serving.weights import Progress
-from nightcrew_workspaces import selftest
+from nightcrew_workspaces import cgroup, selftest
 from nightcrew_workspaces.errors import BoxUnavailable
 
 pytestmark = pytest.mark.timeout(30)
@@ -119,6 +120,41 @@ def test_the_embedded_model_is_enough_when_it_is_whole(cli: Cli, monkeypatch: py
     monkeypatch.setattr("nightcrew.serving.embedded.available_memory", lambda: 10**9)
     code, checks = examined(cli)
     assert code == 1 and "1.0 GB of memory" in checks["embedded"][0]["text"]
+
+
+def test_what_holds_boxes_to_their_limits_is_said_and_why(
+    cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cgroup, "available", lambda: cgroup.Undelegated("it is not ours", "Say Delegate=yes."))
+    (line,) = examined(cli)[1]["limits"]
+    assert (line["level"], line["text"]) == ("ok", "held by watching /proc: it is not ours")
+    (tmp_path / "config.toml").write_text("[box]\ncpus = 2\n")
+    (line,) = examined(cli)[1]["limits"]
+    assert (line["level"], line["fix"]) == ("warn", "Say Delegate=yes.")
+    assert "`box.cpus` is not held" in line["text"]
+    monkeypatch.setattr(cgroup, "available", lambda: cgroup.Groups(Path("/sys/fs/cgroup/app/nightcrew-boxes")))
+    (line,) = examined(cli)[1]["limits"]
+    assert (line["level"], line["text"]) == (
+        "ok",
+        "held by the kernel: a control group for each box in /sys/fs/cgroup/app/nightcrew-boxes",
+    )
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="boxes run as the same user, who reaches his own directories")
+def test_a_toolchain_that_boxes_cannot_reach_is_named(
+    cli: Cli, tmp_path: Path, open_tmp: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (open_tmp / ".rustup/toolchains/mine/bin").mkdir(parents=True)
+    (open_tmp / ".rustup/settings.toml").write_text('default_toolchain = "mine"\n')
+    monkeypatch.setenv("HOME", str(open_tmp))
+    monkeypatch.delenv("RUSTUP_HOME", raising=False)
+    assert f"rust ({open_tmp}/.rustup/toolchains/mine)" in examined(cli)[1]["toolchains"][0]["text"]
+    (open_tmp / ".rustup").chmod(0o700)
+    missed = examined(cli)[1]["toolchains"][1]
+    assert missed["level"] == "warn"
+    assert f"cannot enter {open_tmp}/.rustup" in missed["text"]
+    (tmp_path / "config.toml").write_text("[box]\ntoolchains = false\n")
+    assert [line["text"] for line in examined(cli)[1]["toolchains"]] == ["those in /usr"]
 
 
 def test_a_box_that_does_not_confine_fails_with_its_remedy(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import re
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -85,6 +86,16 @@ async def test_a_command_that_takes_too_much_memory_is_killed_and_told_the_limit
     async with session() as tools:
         text = await tools("run_command", command="python3 -c 'x = bytearray(10**9); import time; time.sleep(60)'")
         assert text.startswith("killed: over 200 MiB of memory\n")
+
+
+async def test_a_command_that_may_write_no_larger_file_is_told_how_large(session, workspace):
+    workspace.box.policy = replace(workspace.box.policy, limits=replace(workspace.box.policy.limits, file_mib=1))
+    async with session() as tools:
+        assert (await tools("run_command", command="exec head -c 2M /dev/zero > x")).startswith(
+            "killed: a file over 1 MiB\n"
+        )
+        text = await tools("run_command", command="python3 -c \"open('x', 'wb').write(bytes(2 << 20))\"")
+        assert re.match(r"exit 1 after [\d.]+ s \(limit: a file over 1 MiB\)\n", text), text
 
 
 @pytest.mark.parametrize("arguments", [{"command": "  "}, {"command": "true", "timeout_seconds": 0}])
