@@ -3,7 +3,7 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help demo test check run setup bench mcpb clean
+.PHONY: help demo test check run setup bench mcpb conformance clean
 
 RUN := .venv/bin/
 DEMO ?=
@@ -15,6 +15,7 @@ help:
 	@echo "make check   formatting, types, import rules"
 	@echo "make run     the service in the foreground"
 	@echo "make mcpb    dist/nightcrew.mcpb, the bundle for Claude Desktop"
+	@echo "make conformance  the MCP server under the protocol's own suite, the inspector and the bundle's validator (from npm)"
 	@echo "make bench   the benchmarks; each prints a table and a JSON line"
 
 demo: setup
@@ -35,6 +36,9 @@ run: setup
 mcpb: setup
 	$(RUN)python scripts/mcpb
 
+conformance: setup
+	$(RUN)python scripts/conformance
+
 bench: setup
 	$(RUN)python bench/overhead.py
 	$(RUN)python bench/box.py
@@ -45,4 +49,4 @@ setup: .venv/installed
 	scripts/set-up
 
 clean:
-	rm -rf .venv .uv dist build
+	rm -rf .venv .uv .conformance dist build

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator, Callable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, Callable, Generator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
 
 import anyio
 from mcp.server.auth.middleware.bearer_auth import AuthenticatedUser
+from mcp.server.context import ServerRequestContext
 from mcp.server.mcpserver import Context
 from starlette.requests import Request
 
@@ -69,6 +70,26 @@ def heard(text: str) -> None:
         call.heard(text)
 
 
+_STARTED: ContextVar[list[str] | None] = ContextVar("nightcrew_started", default=None)
+
+
+def started(task: str) -> None:
+    """The call that is running here put a task into the queue."""
+    if (tasks := _STARTED.get()) is not None:
+        tasks.append(task)
+
+
+@contextmanager
+def tasks_started() -> Generator[list[str]]:
+    """Ids of the tasks that calls inside of the block put into the queue."""
+    tasks: list[str] = []
+    token = _STARTED.set(tasks)
+    try:
+        yield tasks
+    finally:
+        _STARTED.reset(token)
+
+
 @asynccontextmanager
 async def running(call: Call, context: Context[Any, Any] | None) -> AsyncGenerator[None]:
     """Make `call` the current one, and tell its client every second that it runs (heard where it asked for that)."""
@@ -85,17 +106,15 @@ async def running(call: Call, context: Context[Any, Any] | None) -> AsyncGenerat
         _CURRENT.reset(token)
 
 
-def client_name(context: Context[Any, Any] | None) -> str:
+def client_name(ctx: ServerRequestContext[Any, Any]) -> str:
     """What the client calls itself, with its version; empty where it does not say."""
-    if context is None:
-        return ""
-    params = context.request_context.session.client_params
+    params = ctx.session.client_params
     return "" if params is None else f"{params.client_info.name} {params.client_info.version}".strip()[:100]
 
 
-def door_of(context: Context[Any, Any] | None) -> str:
+def door_of(ctx: ServerRequestContext[Any, Any]) -> str:
     """Name of the bearer token that a request came with; empty where there is none."""
-    request = None if context is None else context.request_context.request
+    request: object = ctx.request
     user = request.scope.get("user") if isinstance(request, Request) else None
     return user.access_token.client_id if isinstance(user, AuthenticatedUser) else ""
 

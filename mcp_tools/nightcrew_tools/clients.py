@@ -24,7 +24,7 @@ class FactsFilter:
 
     async def __call__(self, ctx: ServerRequestContext[Any, Any], call_next: CallNext) -> HandlerResult:
         result = await call_next(ctx)
-        if ctx.method not in {"tools/list", "tools/call"} or not _drops_text(ctx):
+        if ctx.method not in {"tools/list", "tools/call", "tasks/get"} or not _drops_text(ctx):
             return result
         if isinstance(result, ListToolsResult):
             tools = [tool.model_copy(update={"output_schema": None}) for tool in result.tools]
@@ -44,6 +44,8 @@ def _drops_text(ctx: ServerRequestContext[Any, Any]) -> bool:
 def _without_facts(result: dict[str, Any]) -> dict[str, Any]:
     """The same for a result that is its JSON already."""
     kept = {key: value for key, value in result.items() if key != "structuredContent"}
+    if isinstance(inlined := kept.get("result"), dict):  # of a task that is completed
+        kept["result"] = _without_facts(cast("dict[str, Any]", inlined))
     if isinstance(tools := kept.get("tools"), list):
         listed = cast("list[dict[str, Any]]", tools)
         kept["tools"] = [{key: value for key, value in tool.items() if key != "outputSchema"} for tool in listed]

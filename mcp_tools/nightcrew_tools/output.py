@@ -3,8 +3,8 @@
     error[code]: what was wrong, and what to do next.
 
 Codes of our own: `unknown_tool`, `unknown_argument`, `missing_argument`, `bad_argument`, `outside`, `not_found`, `git`,
-`box`, `workspace`, `no_tasks`, `no_service`, `internal`. Those of `FileError` and `BackgroundError` in
-`nightcrew_workspaces.errors` pass through, except that `bad_request` is a `bad_argument` here.
+`box`, `workspace`, `no_tasks`, `no_service`, `not_granted`, `not_delivered`, `internal`. Those of `FileError` and
+`BackgroundError` in `nightcrew_workspaces.errors` pass through, except that `bad_request` is a `bad_argument` here.
 Sizes are in bytes of UTF-8.
 """
 

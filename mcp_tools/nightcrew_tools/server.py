@@ -16,6 +16,7 @@ from importlib import metadata
 from typing import Any
 
 from mcp.server import MCPServer
+from mcp.server.extension import Extension
 from mcp.server.lowlevel.helper_types import ReadResourceContents
 from mcp.server.mcpserver import Context
 from mcp.server.mcpserver.tools import Tool
@@ -57,6 +58,8 @@ from nightcrew_tools.reply import Media, Reply, facts_value
 from nightcrew_tools.resources import Resources
 from nightcrew_tools.schema import Handler, ToolSpec, tools_of
 from nightcrew_tools.shell import ShellTools
+from nightcrew_tools.task_extension import TaskExtension
+from nightcrew_tools.task_store import NEEDED, QueueTasks
 from nightcrew_tools.tasks import TaskTools
 
 Ready = Callable[[], Awaitable[None]]
@@ -86,10 +89,9 @@ class GrantedTool(Tool):
             return result
         finally:
             if self.on_call is not None:
+                ctx = context.request_context
                 size = sum(len(part.text) for part in result.content if isinstance(part, TextContent)) if result else 0
-                self.on_call(
-                    CallEnded(self.name, arguments, door_of(context), client_name(context), code, call.seconds, size)
-                )
+                self.on_call(CallEnded(self.name, arguments, door_of(ctx), client_name(ctx), code, call.seconds, size))
 
     async def _answer(self, arguments: dict[str, Any]) -> tuple[str, CallToolResult]:
         try:
@@ -200,11 +202,22 @@ def build_server(
         )
         for spec, handler in permitted
     ]
+    names = {spec.name for spec, _ in permitted}
+    extensions: list[Extension] = []
+    if gateway is not None and names >= NEEDED:
+        extensions.append(TaskExtension(QueueTasks(gateway, names, structured=facts != "never"), on_call))
     middleware = [FactsFilter()] if facts == "auto" else []
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
     try:
-        return ToolServer("nightcrew", version=_version(), tools=tools, subscriptions=False, middleware=middleware)
+        return ToolServer(
+            "nightcrew",
+            version=_version(),
+            tools=tools,
+            extensions=extensions,
+            subscriptions=False,
+            middleware=middleware,
+        )
     finally:
         # The SDK configures the whole process's logging when a server is made; that is for the program to do.
         root.handlers[:] = handlers

@@ -83,7 +83,9 @@ class TaskTools:
             problem = error.errors()[0]
             where = ".".join(str(part) for part in problem["loc"])
             raise ToolError("bad_argument", f"{where}: {problem['msg']}") from None
-        return _reply(await self._gateway.submit(request, origin="mcp"))
+        view = await self._gateway.submit(request, origin="mcp")
+        calls.started(view.id)
+        return _reply(view)
 
     @tool("List tasks, newest first.", facts=TaskPage)
     async def task_list(self, after: Annotated[str | None, "id to go on after"] = None) -> Reply:
@@ -94,7 +96,7 @@ class TaskTools:
                 raise ToolError("not_found", f"no task {after!r} to go on after; leave it out to begin anew")
             views = views[ids.index(after) + 1 :]
         shown, more = views[:LISTED], len(views) - LISTED
-        lines = [_line(view) for view in shown] or ["no tasks" if after is None else "no more tasks"]
+        lines = [task_line(view) for view in shown] or ["no tasks" if after is None else "no more tasks"]
         if more > 0:
             lines.append(note(f"{more} older: go on with after={shown[-1].id}"))
         return Reply("\n".join(lines), TaskPage(tuple(view.id for view in shown), shown[-1].id if more > 0 else None))
@@ -106,7 +108,7 @@ class TaskTools:
         lines = [f"{key}: {value}" for key, value in shown.items()]
         lines += [f"concern: {each.path} {each.why} ({each.kind})" for each in view.concerns]
         lines.append(f"tokens: {view.usage.prompt_tokens + view.usage.completion_tokens}")
-        return Reply("\n".join(lines), _facts(view))
+        return Reply("\n".join(lines), task_facts(view))
 
     @tool("Wait until a task has ended or waits for approval.", facts=TaskFacts)
     async def task_wait(self, task: Annotated[str, "task id"], timeout_seconds: float = 300) -> Reply:
@@ -119,7 +121,7 @@ class TaskTools:
             await anyio.sleep(min(LOOK_SECONDS, max(0.0, deadline - time.monotonic())))
             view = await self._gateway.view(view.id)
         going = "" if view.state in _SETTLED else "\n" + note(f"not yet after {timeout_seconds:g} s: wait again")
-        return Reply(_line(view) + going, _facts(view))
+        return Reply(task_line(view) + going, task_facts(view))
 
     @tool("Read the report of a task that has ended or waits for approval.", facts=TextPage)
     async def task_report(self, task: Annotated[str, "task id"], offset: int = 0) -> Reply:
@@ -164,16 +166,18 @@ def _page(text: str, offset: int, *, empty: str = "nothing more") -> Reply:
     return Reply((shown + more) or empty, TextPage(offset, len(data), following))
 
 
-def _facts(view: TaskView) -> TaskFacts:
+def task_facts(view: TaskView) -> TaskFacts:
+    """How a task stands, for programs."""
     outcome = view.outcome.value if view.outcome is not None else None
     return TaskFacts(view.id, view.state.value, outcome, view.exit_code, view.branch)
 
 
 def _reply(view: TaskView) -> Reply:
-    return Reply(_line(view), _facts(view))
+    return Reply(task_line(view), task_facts(view))
 
 
-def _line(view: TaskView) -> str:
+def task_line(view: TaskView) -> str:
+    """How a task stands, in one line."""
     state = view.outcome or view.state
     branch = f" on {view.branch}" if view.branch else ""
     detail = view.reason or view.activity
