@@ -14,7 +14,14 @@ import anyio
 from anyio.abc import TaskGroup
 from mcp.server.context import ServerRequestContext
 from mcp.server.session import ServerSession
-from mcp.server.subscriptions import InMemorySubscriptionBus, ListenHandler, ResourcesListChanged, ResourceUpdated
+from mcp.server.subscriptions import (
+    InMemorySubscriptionBus,
+    ListenHandler,
+    ResourcesListChanged,
+    ResourceUpdated,
+    ServerEvent,
+    SubscriptionBus,
+)
 from mcp.shared.exceptions import MCPError
 from mcp_types import (
     INVALID_PARAMS,
@@ -43,9 +50,12 @@ class Changes:
         self._group = group
 
     async def listen(
-        self, ctx: ServerRequestContext[Any, Any], params: SubscriptionsListenRequestParams
+        self, ctx: ServerRequestContext[Any, Any], params: SubscriptionsListenRequestParams, said: SubscriptionBus
     ) -> SubscriptionsListenResult:
-        """`subscriptions/listen` of 2026-07-28: the watching lasts as long as this request."""
+        """`subscriptions/listen` of 2026-07-28: the watching lasts as long as this request.
+
+        `said` is where the server itself announces what changed; the client hears that, too.
+        """
         uris = list(params.notifications.resource_subscriptions or ())
         _check_number(len(uris))
         bus = InMemorySubscriptionBus()
@@ -55,7 +65,7 @@ class Changes:
             if params.notifications.resources_list_changed:
                 group.start_soon(self._watch, None, lambda: bus.publish(ResourcesListChanged()))
             try:
-                return await ListenHandler(bus)(ctx, params)
+                return await ListenHandler(_Joined(bus, said))(ctx, params)
             finally:
                 group.cancel_scope.cancel()
         raise AssertionError("a task group swallows no result")
@@ -88,6 +98,26 @@ class Changes:
                 await tell()
             known = stamp
             await anyio.sleep(POLL_SECONDS)
+
+
+class _Joined:
+    """Two buses as one: what is watched for one client, and what everyone hears."""
+
+    def __init__(self, own: SubscriptionBus, common: SubscriptionBus) -> None:
+        self._own = own
+        self._common = common
+
+    async def publish(self, event: ServerEvent) -> None:
+        await self._own.publish(event)
+
+    def subscribe(self, listener: Callable[[ServerEvent], None]) -> Callable[[], None]:
+        ends = [bus.subscribe(listener) for bus in (self._own, self._common)]
+
+        def unsubscribe() -> None:
+            for end in ends:
+                end()
+
+        return unsubscribe
 
 
 @asynccontextmanager

@@ -16,6 +16,7 @@ from importlib import metadata
 from typing import Any
 
 from mcp.server import MCPServer
+from mcp.server.context import ServerRequestContext
 from mcp.server.extension import Extension
 from mcp.server.lowlevel.helper_types import ReadResourceContents
 from mcp.server.mcpserver import Context
@@ -36,6 +37,7 @@ from mcp_types import (
     ResourceTemplateReference,
     SubscribeRequestParams,
     SubscriptionsListenRequestParams,
+    SubscriptionsListenResult,
     TextContent,
     ToolAnnotations,
     UnsubscribeRequestParams,
@@ -58,7 +60,7 @@ from nightcrew_tools.reply import Media, Reply, facts_value
 from nightcrew_tools.resources import Resources
 from nightcrew_tools.schema import Handler, ToolSpec, tools_of
 from nightcrew_tools.shell import ShellTools
-from nightcrew_tools.task_extension import TaskExtension
+from nightcrew_tools.task_extension import TaskExtension, refuse_foreign_watchers
 from nightcrew_tools.task_store import NEEDED, QueueTasks
 from nightcrew_tools.tasks import TaskTools
 
@@ -123,9 +125,15 @@ class ToolServer(MCPServer[Any]):
             del ref, context
             return Completion(values=await resources.complete(argument.name, argument.value))
 
+        async def listen(
+            ctx: ServerRequestContext[Any, Any], params: SubscriptionsListenRequestParams
+        ) -> SubscriptionsListenResult:
+            refuse_foreign_watchers(ctx)
+            return await changes.listen(ctx, params, self._subscriptions)
+
         self.completion()(complete)
         lowlevel = self._lowlevel_server  # the SDK has no public way to serve these
-        lowlevel.add_request_handler("subscriptions/listen", SubscriptionsListenRequestParams, changes.listen)
+        lowlevel.add_request_handler("subscriptions/listen", SubscriptionsListenRequestParams, listen)
         lowlevel.add_request_handler("resources/subscribe", SubscribeRequestParams, changes.subscribe)
         lowlevel.add_request_handler("resources/unsubscribe", UnsubscribeRequestParams, changes.unsubscribe)
 

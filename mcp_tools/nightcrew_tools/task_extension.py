@@ -172,6 +172,13 @@ def _admit(ctx: ServerRequestContext[Any, Any], params: GetTask) -> None:
         raise MCPError(HEADER_MISMATCH, f"{MCP_NAME_HEADER} header does not match the request body's 'taskId'")
 
 
+def refuse_foreign_watchers(ctx: ServerRequestContext[Any, Any]) -> None:
+    """Refuse to watch tasks for clients that did not declare the extension. For others nothing is pushed: they poll."""
+    wanted = (ctx.params or {}).get("notifications")
+    if isinstance(wanted, Mapping) and "taskIds" in wanted:
+        require_client_extension(ctx, IDENTIFIER)
+
+
 def _may_ask(ctx: ServerRequestContext[Any, Any]) -> bool:
     """Whether the client puts forms to its person; an empty capability means that it does."""
     capabilities = ctx.session.client_capabilities

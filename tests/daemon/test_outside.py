@@ -3,16 +3,13 @@ from __future__ import annotations
 import re
 import subprocess
 from contextlib import ExitStack, asynccontextmanager
-from typing import Any, Literal
 
 import httpx2
 import pytest
 from mcp.client import Client
-from mcp.client.extension import ClientExtension, ResultClaim
 from mcp.client.streamable_http import streamable_http_client
-from mcp_types import Request, Result
-from pydantic import ConfigDict, TypeAdapter
 
+from fakes.task_client import DeclaresTasks, ask, call
 from nightcrew.config import Config, McpSettings
 from nightcrew.errors import ConfigError
 from nightcrew.journal import Journal
@@ -20,7 +17,6 @@ from nightcrew.journal.locks import ServiceLock
 from nightcrew.service.outside import open_door
 from nightcrew_tools.contract import Outcome
 from nightcrew_tools.grants import outside_grants
-from nightcrew_tools.task_extension import IDENTIFIER
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(60)]
 
@@ -72,41 +68,18 @@ async def test_the_service_takes_tasks_at_its_own_door(tmp_path, source, mode):
     assert config.mcp_audit.exists()
 
 
-class TasksAtHome(ClientExtension):
-    """A client that declares the tasks extension."""
-
-    identifier = IDENTIFIER
-
-    def claims(self):
-        return (ResultClaim(result_type="task", model=Created, resolve=lambda created, context: None),)
-
-
-class Created(Result):
-    model_config = ConfigDict(extra="allow")
-    result_type: Literal["task"] = "task"
-
-
-class TaskRequestById(Request[dict[str, str], str]):
-    name_param = "taskId"
-
-
 async def test_a_task_of_the_extension_outlives_the_server_that_answered_with_it(tmp_path, source):
     config = configured(tmp_path)
-
-    async def ask(client, method: str, task: str) -> dict[str, Any]:
-        request = TaskRequestById(method=method, params={"taskId": task})
-        return await client.session.send_request(request, TypeAdapter(dict[str, Any]))
-
-    async with at_the_door(config, mode="2026-07-28", extensions=[TasksAtHome()]) as client:
+    async with at_the_door(config, mode="2026-07-28", extensions=[DeclaresTasks()]) as client:
         arguments = {"text": "# Round once\nDo it.", "repo": str(source)}
-        created = await client.session.call_tool("task_submit", arguments, allow_claimed=True)
-    async with at_the_door(config, mode="2026-07-28", extensions=[TasksAtHome()]) as client:
-        seen = await ask(client, "tasks/get", created.taskId)
-        await ask(client, "tasks/cancel", created.taskId)
-        cancelled = await ask(client, "tasks/get", created.taskId)
+        created = await call(client, "task_submit", arguments)
+    async with at_the_door(config, mode="2026-07-28", extensions=[DeclaresTasks()]) as client:
+        seen = await ask(client, "tasks/get", created["taskId"])
+        await ask(client, "tasks/cancel", created["taskId"])
+        cancelled = await ask(client, "tasks/get", created["taskId"])
     with Journal.open(config.journal, read_only=True) as journal:
         (view,) = journal.tasks()
-    assert created.taskId == view.id
+    assert created["taskId"] == view.id
     assert (seen["status"], seen["createdAt"]) == ("working", view.submitted_at)
     assert cancelled["status"] == "cancelled"
     assert view.outcome is Outcome.CANCELLED

@@ -2,12 +2,11 @@ from __future__ import annotations
 
 import json
 from contextlib import asynccontextmanager
-from typing import Any, Literal
+from typing import Any
 
 import httpx2
 import pytest
 from mcp.client import Client
-from mcp.client.extension import ClientExtension, ResultClaim
 from mcp.shared.exceptions import MCPError
 from mcp_types import (
     HEADER_MISMATCH,
@@ -16,15 +15,12 @@ from mcp_types import (
     INVALID_REQUEST,
     METHOD_NOT_FOUND,
     MISSING_REQUIRED_CLIENT_CAPABILITY,
-    CallToolResult,
     ElicitResult,
     Implementation,
-    Request,
-    Result,
 )
-from pydantic import ConfigDict, TypeAdapter
 
 from fakes.gateway import FakeGateway
+from fakes.task_client import DeclaresTasks, ask, call
 from nightcrew_tools.address import Address
 from nightcrew_tools.contract import Concern, NoQueue, Outcome, TaskState
 from nightcrew_tools.grants import TOOLS, Grants
@@ -37,42 +33,20 @@ pytestmark = [pytest.mark.anyio, pytest.mark.timeout(30)]
 TASKS = Grants(frozenset({"tasks"}))
 DECIDING = Grants(frozenset({"tasks"}), allow=frozenset(name for name, family in TOOLS.items() if family == "tasks"))
 SUBMIT = {"text": "# Round once\nDo it.", "repo": "/srv/shop"}
-JSON = TypeAdapter(dict[str, Any])
-
-
-class Created(Result):
-    model_config = ConfigDict(extra="allow")
-    result_type: Literal["task"] = "task"
-
-
-class Tasks(ClientExtension):
-    """A client that declares the extension."""
-
-    identifier = IDENTIFIER
-
-    def claims(self):
-        return (ResultClaim(result_type="task", model=Created, resolve=self.resolve),)
-
-    async def resolve(self, created, context) -> CallToolResult:
-        raise AssertionError("these tests look at tasks themselves")
 
 
 class Peer:
     """What a client can send, and the JSON that comes back."""
 
     def __init__(self, client: Client) -> None:
-        self._session = client.session
+        self.client = client
         self.capabilities = client.server_capabilities
 
     async def submit(self, **arguments: Any) -> dict[str, Any]:
-        result = await self._session.call_tool("task_submit", {**SUBMIT, **arguments}, allow_claimed=True)
-        return result.model_dump(mode="json", by_alias=True, exclude_none=False)
+        return await call(self.client, "task_submit", {**SUBMIT, **arguments})
 
     async def ask(self, method: str, task: str, **more: Any) -> dict[str, Any]:
-        request = Request[dict[str, Any], str](method=method, params={"taskId": task, **more})
-        answer = await self._session.send_request(request, JSON)
-        answer.pop("_meta", None)
-        return answer
+        return await ask(self.client, method, task, **more)
 
     async def get(self, task: str = "t1") -> dict[str, Any]:
         return await self.ask("tasks/get", task)
@@ -92,7 +66,7 @@ async def peer(gateway, grants=TASKS, *, facts="never", declares=True, asks=True
     async with Client(
         server,
         mode=mode,
-        extensions=[Tasks()] if declares else [],
+        extensions=[DeclaresTasks()] if declares else [],
         elicitation_callback=nobody if asks else None,
         client_info=Implementation(name=name, version="1"),
     ) as client:
@@ -115,7 +89,6 @@ async def test_a_submitted_task_is_answered_with_the_task_and_can_be_polled_at_o
         created = await client.submit()
         seen = await client.get(created["taskId"])
     assert client.capabilities.extensions == {IDENTIFIER: {}}
-    del created["_meta"]
     assert created == {
         "resultType": "task",
         "taskId": "t1",
@@ -204,8 +177,8 @@ async def test_what_is_refused_is_the_tools_answer_and_no_task():
 
 async def test_other_tools_are_answered_as_ever():
     async with peer(FakeGateway()) as client:
-        answered = await client._session.call_tool("task_list", {}, allow_claimed=True)
-    assert answered.content[0].text == "no tasks"
+        answered = await call(client.client, "task_list", {})
+    assert answered["content"][0]["text"] == "no tasks"
 
 
 @pytest.mark.parametrize(
