@@ -43,21 +43,27 @@ class Reply:
 def facts_schema(kind: type) -> dict[str, Any]:
     """JSON schema of a dataclass: as short as it can be, keys sorted. Raises `TypeError` for what JSON has not.
 
-    Fields may be text, numbers, truth values, `Literal` texts, other dataclasses, tuples or lists of one of these, and
-    any of these or None.
+    Fields may be text, numbers, truth values, `Literal` texts, other dataclasses, tuples or lists of one of these. A
+    field that may be None is not required: None is left out of the value.
     """
     return json.loads(json.dumps(_object(kind), sort_keys=True))
 
 
 def facts_value(facts: object) -> dict[str, Any]:
     """A dataclass instance as the JSON object that `facts_schema` describes."""
-    return json.loads(json.dumps(dataclasses.asdict(cast("Any", facts)), ensure_ascii=False))
+    return json.loads(json.dumps(dataclasses.asdict(cast("Any", facts), dict_factory=_known), ensure_ascii=False))
+
+
+def _known(fields: list[tuple[str, Any]]) -> dict[str, Any]:
+    return {name: value for name, value in fields if value is not None}
 
 
 def _object(kind: type) -> dict[str, Any]:
     hints = get_type_hints(kind)
     fields = [field.name for field in dataclasses.fields(kind)]
-    return {"properties": {name: _schema(hints[name], kind) for name in fields}, "required": fields, "type": "object"}
+    schema = {"properties": {name: _schema(hints[name], kind) for name in fields}, "type": "object"}
+    required = [name for name in fields if NoneType not in get_args(hints[name])]
+    return schema | ({"required": required} if required else {})
 
 
 def _schema(hint: object, owner: type) -> dict[str, Any]:
@@ -65,10 +71,9 @@ def _schema(hint: object, owner: type) -> dict[str, Any]:
         return {"type": _SCALARS[hint]}
     origin, arguments = get_origin(hint), get_args(hint)
     if origin in (Union, UnionType):
-        (inner,) = (_schema(one, owner) for one in arguments if one is not NoneType)
-        if NoneType in arguments and "enum" not in inner and isinstance(inner["type"], str):
-            return inner | {"type": [inner["type"], "null"]}
-        return {"anyOf": [inner, {"type": "null"}]}
+        kinds = [_schema(one, owner) for one in arguments if one is not NoneType]
+        if len(kinds) == 1:
+            return kinds[0]
     if origin is Literal:
         return {"enum": list(arguments)}
     if origin in (list, tuple):

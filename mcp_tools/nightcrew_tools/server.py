@@ -249,16 +249,23 @@ def _tool(spec: ToolSpec, handler: Handler, *, structured: bool, on_call: OnCall
         fn_metadata=FuncMetadata(arg_model=ArgModelBase, output_schema=spec.facts_schema if structured else None),
         is_async=True,
         context_kwarg=None,
-        annotations=ToolAnnotations(
-            read_only_hint=not spec.writes,
-            destructive_hint=spec.destructive,
-            idempotent_hint=spec.idempotent or not spec.writes,
-            open_world_hint=spec.open_world,
-        ),
+        annotations=_annotations(spec),
         spec=spec,
         structured=structured and spec.facts is not None,
         on_call=on_call,
         ready=ready,
+    )
+
+
+def _annotations(spec: ToolSpec) -> ToolAnnotations:
+    """What the protocol's defaults (writes, destroys, not idempotent, open world) would get wrong, and what clients ask
+    for first. The list of all tools is read by models, so each word of it costs."""
+    if not spec.writes:  # for these the protocol gives the other two no meaning
+        return ToolAnnotations(read_only_hint=True, open_world_hint=spec.open_world)
+    return ToolAnnotations(
+        destructive_hint=spec.destructive,
+        idempotent_hint=True if spec.idempotent else None,
+        open_world_hint=spec.open_world,
     )
 
 

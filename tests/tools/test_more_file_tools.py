@@ -100,9 +100,9 @@ async def test_facts_say_where_a_text_is_from_and_never_what_it_says(client, fol
         assert (facts["path"], facts["size"]) == ("b.txt", 12)
         assert (await tools("move_file", path="b.txt", to="c.txt"))[1] == {"path": "c.txt"}
         assert (await tools("delete_file", path="c.txt"))[1] == {"path": "c.txt"}
-        assert (await tools("list_files"))[1] == {"count": 1, "cursor": None}
-        assert (await tools("search_files", pattern="t"))[1] == {"count": 2, "cursor": None}
-        assert (await tools("search_files", pattern="zzz"))[1] == {"count": 0, "cursor": None}
+        assert (await tools("list_files"))[1] == {"count": 1}
+        assert (await tools("search_files", pattern="t"))[1] == {"count": 2}
+        assert (await tools("search_files", pattern="zzz"))[1] == {"count": 0}
 
 
 async def test_long_lists_and_searches_are_followed_by_their_cursors(client, folders):
@@ -120,7 +120,7 @@ async def test_long_lists_and_searches_are_followed_by_their_cursors(client, fol
             count, cursor = 0, None
             for _ in range(10):
                 text, facts = await tools(name, **more, **({"cursor": cursor} if cursor else {}))
-                count, cursor = count + facts["count"], facts["cursor"]
+                count, cursor = count + facts["count"], facts.get("cursor")
                 assert (f"go on with cursor={cursor}," in text) == (cursor is not None)
                 if cursor is None:
                     break
@@ -261,7 +261,7 @@ async def test_a_path_is_described(client, folders):
         text, facts = await tools("file_info", path="a.txt")
         assert text.startswith("a.txt, file, 5 bytes, mode 0644, modified 20")
         assert ", utf-8, 1 lines, line endings crlf, sha256 " in text
-        assert (facts["kind"], facts["encoding"], facts["target"]) == ("file", "utf-8", None)
+        assert (facts["kind"], facts["encoding"], "target" in facts) == ("file", "utf-8", False)
         text, facts = await tools("file_info", path=".")
         assert facts["kind"] == "directory"
 

@@ -81,10 +81,9 @@ async def test_facts_come_typed_beside_the_text(family, mode):
     assert tools["task_list"].output_schema == facts_schema(Found)
     assert tools["task_submit"].output_schema is None
     assert result.structured_content == {
-        "places": [{"path": "ä", "line": 3}, {"path": "b", "line": None}],
+        "places": [{"path": "ä", "line": 3}, {"path": "b"}],
         "seconds": 0.5,
         "ended": "all",
-        "first": None,
     }
     assert [part.text for part in result.content] == ["found quick"]
 
@@ -118,8 +117,8 @@ async def test_a_tool_that_owes_its_facts_fails(family, caplog):
 
 def test_the_schema_of_facts_is_short_and_whole():
     assert facts_schema(Place) == {
-        "properties": {"line": {"type": ["integer", "null"]}, "path": {"type": "string"}},
-        "required": ["path", "line"],
+        "properties": {"line": {"type": "integer"}, "path": {"type": "string"}},
+        "required": ["path"],
         "type": "object",
     }
     assert facts_value(Found((), 1.0, "cut", Place("x", 2)))["first"] == {"path": "x", "line": 2}

@@ -19,6 +19,7 @@ from nightcrew_workspaces.errors import BoxError, FileError, GitError, Workspace
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(60)]
 
 GOLDEN = Path(__file__).with_name("tools.golden.json")
+GOLDEN_LIST = Path(__file__).with_name("list.golden.json")
 ERAS = pytest.mark.parametrize("mode", ["auto", "legacy"])
 
 
@@ -42,6 +43,38 @@ class NoRoots(NoWorkspace):
 async def listed(grants: Grants, mode: str = "auto", workspace: type = NoWorkspace) -> str:
     async with Client(build_server(grants, workspace=workspace()), mode=mode) as client:
         return openai_tools((await client.list_tools()).tools)
+
+
+EVERYTHING = Grants(FAMILIES, allow=frozenset(TOOLS))
+
+
+async def sent(grants: Grants, mode: str = "auto") -> str:
+    """All that an outside client is sent of the tools, with sorted keys: their order differs between the eras."""
+    async with Client(build_server(grants, workspace=NoRoots(), facts="always"), mode=mode) as client:
+        tools = [tool.model_dump(by_alias=True, exclude_none=True) for tool in (await client.list_tools()).tools]
+    return json.dumps(tools, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
+
+
+@ERAS
+async def test_clients_are_sent_what_the_golden_list_says(mode):
+    """`python tests/tools/test_server.py` writes it anew: names, words, schemas, hints."""
+    assert await sent(EVERYTHING, mode) + "\n" == GOLDEN_LIST.read_text()
+
+
+TOKENS = 1 / 3.98
+"""Tokens to a byte of these lists: by Mistral's tekken (240911) 4.08 bytes make one of everything (5,869 tokens), 3.98
+of the file tools, the fewest of the families."""
+
+
+async def test_the_whole_list_is_under_6000_tokens_and_each_familys_a_part_of_it():
+    whole = len((await sent(EVERYTHING)).encode())
+    assert whole * TOKENS < 6_000
+    parts = {family: len((await sent(Grants(frozenset({family})))).encode()) * TOKENS for family in sorted(FAMILIES)}
+    assert parts["files"] < 2_000
+    assert parts["git"] < 2_150
+    assert parts["shell"] < 900
+    assert parts["tasks"] < 1_000
+    assert len((await sent(Grants(FAMILIES, read_only=True))).encode()) < whole / 2
 
 
 @ERAS
@@ -69,6 +102,7 @@ import asyncio, logging, sys
 sys.path.insert(0, sys.argv[1])
 import test_server
 print(asyncio.run(test_server.listed(test_server.EXECUTOR, sys.argv[2])))
+print(asyncio.run(test_server.sent(test_server.EVERYTHING, sys.argv[2])))
 root = logging.getLogger()
 print(root.handlers, root.level)
 """
@@ -94,10 +128,12 @@ def processes() -> list[str]:
 async def test_every_process_writes_the_same_bytes(processes):
     text = await listed(EXECUTOR)
     assert [printed.splitlines()[0] for printed in processes] == [text, text]
+    whole = await sent(EVERYTHING)
+    assert [printed.splitlines()[1] for printed in processes] == [whole, whole]
 
 
 def test_building_a_server_leaves_the_programs_logging_alone(processes):
-    assert {printed.splitlines()[1] for printed in processes} == {f"[] {logging.WARNING}"}
+    assert {printed.splitlines()[2] for printed in processes} == {f"[] {logging.WARNING}"}
 
 
 @ERAS
@@ -128,6 +164,9 @@ async def test_annotations_tell_readers_from_writers():
         "stop_command", "task_cancel",
     }  # fmt: skip
     assert all(hint.open_world_hint is False for hint in hints.values())
+    told = {name: hint.model_dump(exclude_none=True) for name, hint in hints.items()}  # no default is sent
+    assert told["read_file"] == {"read_only_hint": True, "open_world_hint": False}
+    assert told["move_file"] == {"destructive_hint": False, "open_world_hint": False}
 
 
 async def test_read_only_grants_register_no_tool_that_writes():
@@ -308,3 +347,4 @@ if __name__ == "__main__":
     import asyncio
 
     GOLDEN.write_text(asyncio.run(listed(Grants(FAMILIES))) + "\n")
+    GOLDEN_LIST.write_text(asyncio.run(sent(EVERYTHING)) + "\n")

@@ -82,7 +82,7 @@ async def test_a_report_is_given_whole_or_with_the_place_of_its_rest():
         read, offset = "", 0
         while offset is not None:
             text, facts = await whole(gateway, "task_diff", task="t1", offset=offset)
-            offset = facts["next_offset"]
+            offset = facts.get("next_offset")
             read += text.rpartition("[")[0] if offset is not None else text
         assert read == patch
         assert (await call("task_diff", task="t1", offset=10**6)).startswith(
@@ -106,7 +106,7 @@ async def test_a_long_list_goes_on_after_its_last_task():
     assert text.endswith("[10 older: go on with after=t11]")
     assert (len(facts["ids"]), facts["cursor"]) == (50, "t11")
     text, facts = await whole(gateway, "task_list", after="t11")
-    assert (facts["ids"][0], len(facts["ids"]), facts["cursor"]) == ("t10", 10, None)
+    assert (facts["ids"][0], len(facts["ids"]), "cursor" in facts) == ("t10", 10, False)
     async with over(gateway) as call:
         assert (await call("task_list", after="zz")).startswith("error[not_found]: no task 'zz'")
 
@@ -136,7 +136,7 @@ async def test_waiting_that_was_not_long_enough_says_so():
     await gateway.submit(TaskRequest(title="T", text="T", repo="/r"), origin="test")
     text, facts = await whole(gateway, "task_wait", task="t1", timeout_seconds=0)
     assert text == "t1 queued: T\n[not yet after 0 s: wait again]"
-    assert facts["exit_code"] is None
+    assert "exit_code" not in facts
     async with over(gateway) as call:
         assert (await call("task_wait", task="t1", timeout_seconds=-1)).startswith("error[bad_argument]")
 
