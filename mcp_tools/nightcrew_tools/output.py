@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import logging
 import posixpath
+import re
 from collections.abc import Sequence
 
 from nightcrew_tools.contract import NoQueue, NotWaiting, TaskNotFound, TaskRefused
@@ -26,6 +27,11 @@ MOST_BYTES = 24 * 1024
 """Most of any answer, whatever went into it."""
 ROOT = "/workspace"
 """Where every box shows the task's files."""
+
+UNSEEN = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u202a-\u202e\u2060-\u206f\ufeff\U000e0000-\U000e007f]"
+)
+"""Controls but tab and line feed, and what is invisible or turns the direction in which a line is read."""
 
 log = logging.getLogger(__name__)
 
@@ -141,8 +147,15 @@ def cut_middle(text: str, limit: int, omitted: int) -> tuple[str, int]:
 
 
 def bounded(text: str) -> str:
-    """An answer as it may be sent: of bounded size and valid Unicode. What comes out of a box is neither by itself."""
-    return head_and_tail(text.encode(errors="replace").decode(), MOST_BYTES)
+    """An answer as it may be sent: of bounded size, valid Unicode, and with nothing in it that a terminal would obey.
+
+    What comes out of a box is none of these by itself. Controls and what is invisible are named (`\\x1b`), not dropped:
+    a model has to know that they are there.
+    """
+    visible = UNSEEN.sub(
+        lambda found: found[0].encode("unicode_escape").decode(), text.encode(errors="replace").decode()
+    )
+    return head_and_tail(visible, MOST_BYTES)
 
 
 def note(text: str) -> str:

@@ -288,6 +288,7 @@ def test_a_code_span_holds_all_of_its_text(text: str) -> None:
 
 
 def test_terminal_escapes_leave_nothing_behind() -> None:
+    assert clean("a\u202eb\U000e0041c") == "abc"
     assert clean("\x1b[31mred\x1b[0m \x1b]8;;http://x\x1b\\link\x1b]8;;\x1b\\ \x9b2J\x00end") == "red link 2Jend"
 
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nightcrew_tools.output import ToolError, head, head_and_tail, relative
+from nightcrew_tools.output import ToolError, bounded, head, head_and_tail, relative
 
 TEXT = st.text(st.sampled_from("ab\né😀"), max_size=300)
 
@@ -62,3 +62,17 @@ def test_a_path_is_taken_relative_to_the_workspace(path, inside):
 def test_a_path_that_leaves_is_refused(path):
     with pytest.raises(ToolError, match=r"^error\[outside\]: "):
         relative(path)
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("\x1b]0;title\x07", "\\x1b]0;title\\x07"),
+        ("FAILED\rPASSED", "FAILED\\rPASSED"),
+        ("\u202etxt", "\\u202etxt"),
+        ("\U000e0041", "\\U000e0041"),
+        ("one\n\ttwo é😀", "one\n\ttwo é😀"),
+    ],
+)
+def test_what_a_terminal_would_obey_or_nobody_sees_is_named_in_an_answer(text, shown):
+    assert bounded(text) == shown

@@ -47,6 +47,7 @@ def test_one_endless_line_is_cut_between_characters():
         ("a\r\nb\r\n", "a\nb\n"),
         ("10%\r50%\r100%\ndone", "100%\ndone"),
         ("bell\x07 back\x08 null\x00 tab\t", "bell back null tab\t"),
+        ("\u202egnp.exe \U000e0041", "\\u202egnp.exe \\U000e0041"),
         ("\x1b]never ended\nnext line", "\nnext line"),
     ],
 )

@@ -18,15 +18,21 @@ _SEQUENCES = re.compile(
 _UNFINISHED = re.compile(r"(?:\x1b(?:\[[0-?]*|[\]PX^_][^\x07\x1b\n]*\x1b?)?[ -/]*|\r)\Z")
 _OVERWRITTEN = re.compile(r"[^\n]*\r(?!\n)")
 _CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+# Invisible, or they turn the direction in which a line is read: named, so that it is known that they are there.
+_UNSEEN = re.compile(r"[\u061c\u200b\u200e\u200f\u202a-\u202e\u2060-\u206f\ufeff\U000e0000-\U000e007f]")
 
 
 def clean(text: str) -> str:
-    """Plain text as a terminal would show it in the end: no control sequences, no overwritten progress lines."""
+    """Plain text as a terminal would show it in the end: no control sequences, no overwritten progress lines.
+
+    Characters that are there and cannot be seen are named (`\\u202e`).
+    """
     text = _SEQUENCES.sub("", text)
     text = re.sub(r"\r+(?=\n|\Z)", "", text)
     if "\r" in text:
         text = _OVERWRITTEN.sub("", text)
-    return _CONTROLS.sub("", text)
+    text = _CONTROLS.sub("", text)
+    return _UNSEEN.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
 class Transcript:

@@ -18,6 +18,7 @@ _LINE_ENDS = re.compile(r"\r\n|[\r\v\f\x1c\x1d\x1e\x85\u2028\u2029]")
 _CONTROLS = re.compile(
     r"[\x00-\x08\x0e-\x1b\x1f\x7f-\x84\x86-\x9f"
     r"\u061c\u200b\u200e\u200f\u202a-\u202e\u2060-\u206f\ufeff"  # invisible, or they turn the reading direction
+    r"\U000e0000-\U000e007f"  # invisible letters, by which a text says something else to a model
     r"\ud800-\udfff]"  # a lone surrogate cannot be written as UTF-8
 )
 _TICKS = re.compile(r"`+")
