@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import pwd
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -15,9 +16,9 @@ import pytest
 from fakes.repositories import commit, everything, git, make
 from nightcrew_workspaces.depot import make_depot
 from nightcrew_workspaces.errors import GitError, RepositoryError
-from nightcrew_workspaces.git import Git, safe_config
+from nightcrew_workspaces.git import Git, Owner, safe_config
 from nightcrew_workspaces.policy import BoxUser
-from nightcrew_workspaces.repository import publish
+from nightcrew_workspaces.repository import publish, unwritable
 from nightcrew_workspaces.source import Source, SourceState, is_url, look, redacted
 from nightcrew_workspaces.user import box_user
 from nightcrew_workspaces.workspace import Workspaces
@@ -482,6 +483,40 @@ async def test_what_is_published_belongs_to_the_sources_owner(source, published)
     await published[3]()
     strangers = [path for path in source.rglob("*") if (path.lstat().st_uid, path.lstat().st_gid) != (12345, 23456)]
     assert strangers == []
+
+
+@as_root
+@pytest.mark.parametrize("place", ["objects", "refs/heads", "refs/heads/nightcrew"])
+async def test_what_a_sources_owner_may_not_write_is_known_before_anything_is_done(source, trusted, place):
+    (source / ".git/refs/heads/nightcrew").mkdir()
+    for path in (source, *source.rglob("*")):
+        os.chown(path, 12345, 23456, follow_symlinks=False)
+    assert unwritable(trusted, source / ".git") is None
+    (source / ".git" / place).chmod(0o555)
+    assert unwritable(trusted, source / ".git") == source / ".git" / place
+    os.chown(source / ".git" / place, 0, 0)
+    assert unwritable(trusted, source / ".git") == source / ".git" / place
+    (source / ".git" / place).chmod(0o777)
+    assert unwritable(trusted, source / ".git") is None
+
+
+@as_root
+async def test_an_owner_who_comes_to_a_source_through_a_group_owns_what_is_published(source, trusted, published):
+    account = next(one for one in pwd.getpwall() if one.pw_uid and not os.getgrouplist(one.pw_name, one.pw_gid)[1:])
+    owner = Owner(account.pw_uid, account.pw_gid, (account.pw_gid, 34567))
+    for path in (source, *source.rglob("*")):
+        os.chown(path, account.pw_uid, account.pw_gid, follow_symlinks=False)
+    source.parent.chmod(0o750)
+    os.chown(source.parent, 0, 34567)
+    try:
+        assert trusted.as_owner(source).owner is None  # without the group there is no way in
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Owner, "of", classmethod(lambda cls, uid, gid: owner))
+            assert trusted.as_owner(source).owner == owner
+            await published[3]()
+    finally:
+        source.parent.chmod(0o755)
+    assert {path.lstat().st_uid for path in source.rglob("*")} == {account.pw_uid}
 
 
 async def test_a_source_that_cannot_be_written_is_an_error_with_its_path(source, published):

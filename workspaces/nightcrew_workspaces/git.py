@@ -22,7 +22,7 @@ import anyio
 
 from nightcrew_workspaces.errors import GitError
 from nightcrew_workspaces.policy import BoxUser
-from nightcrew_workspaces.user import unreachable
+from nightcrew_workspaces.user import permits, unreachable
 
 SHA = re.compile(r"^(?:[0-9a-f]{40}|[0-9a-f]{64})$")
 """A full object name, SHA-1 or SHA-256."""
@@ -146,9 +146,17 @@ class Git:
         if os.geteuid() != 0 or owned.st_uid == 0:
             return self
         owner = Owner.of(owned.st_uid, owned.st_gid)
-        if unreachable(path, BoxUser("", owner.uid, owner.gid, switch=True)) is not None:
+        if unreachable(path, BoxUser("", owner.uid, owner.gid, switch=True), owner.groups) is not None:
             return self
         return replace(self, owner=owner)
+
+    def may_write(self, path: Path) -> bool:
+        """Whether what this git runs as could make files in a directory; access control lists are not looked at."""
+        if self.owner is None:
+            return os.access(path, os.W_OK | os.X_OK)
+        if os.statvfs(path).f_flag & os.ST_RDONLY:
+            return False
+        return permits(path.stat(), 0o3, self.owner.uid, {self.owner.gid, *self.owner.groups})
 
     @property
     def is_root(self) -> bool:

@@ -64,6 +64,13 @@ def _write(path: Path, content: bytes) -> None:
     path.chmod(0o644)
 
 
+def unwritable(git: Git, git_dir: Path) -> Path | None:
+    """A directory of a source that `publish` would have to write to and cannot; None where nothing is in the way."""
+    theirs = git.as_owner(git_dir)
+    places = (git_dir / name for name in ("objects", "objects/pack", "refs", "refs/heads", "refs/heads/nightcrew"))
+    return next((place for place in places if place.is_dir() and not theirs.may_write(place)), None)
+
+
 async def publish(git: Git, source: SourceState, depot: Path, *, commit: str, base: str, branch: str) -> str:
     """Put a commit of the depot into the source as a new branch, and return the branch's name.
 

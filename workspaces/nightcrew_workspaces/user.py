@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pwd
 import stat
+from collections.abc import Collection
 from pathlib import Path
 
 from nightcrew_workspaces.errors import BoxUnavailable
@@ -44,24 +45,28 @@ def _current_user(name: str | None) -> BoxUser:
     return BoxUser(own, uid, gid, switch=False)
 
 
-def unreachable(path: Path, user: BoxUser) -> Path | None:
+def unreachable(path: Path, user: BoxUser, groups: Collection[int] = ()) -> Path | None:
     """The first directory on the way to `path`, or `path` itself, that `user` cannot enter or that is missing.
 
-    None where the permission bits let it through; access control lists are not looked at.
+    `groups` are more groups that the account is in; a box keeps none. None where the permission bits let it through;
+    access control lists are not looked at.
     """
     for step in (*reversed(path.parents), path):
         try:
             status = step.stat()
         except OSError:
             return step
-        if stat.S_ISDIR(status.st_mode) and not _may_enter(status, user):
+        if stat.S_ISDIR(status.st_mode) and not permits(status, 0o1, user.uid, {user.gid, *groups}):
             return step
     return None
 
 
-def _may_enter(status: os.stat_result, user: BoxUser) -> bool:
-    if status.st_uid == user.uid:
-        return bool(status.st_mode & stat.S_IXUSR)
-    if status.st_gid == user.gid:
-        return bool(status.st_mode & stat.S_IXGRP)
-    return bool(status.st_mode & stat.S_IXOTH)
+def permits(status: os.stat_result, wanted: int, uid: int, groups: Collection[int]) -> bool:
+    """Whether the permission bits give an account all of `wanted`: 1 to enter, 2 to write, 4 to read, or a sum."""
+    if status.st_uid == uid:
+        bits = status.st_mode >> 6
+    elif status.st_gid in groups:
+        bits = status.st_mode >> 3
+    else:
+        bits = status.st_mode
+    return bits & wanted == wanted

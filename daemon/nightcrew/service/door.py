@@ -9,6 +9,7 @@ from nightcrew.network import outside, task_may
 from nightcrew_tools.contract import TaskRequest
 from nightcrew_workspaces.errors import WorkspaceError
 from nightcrew_workspaces.git import Git, safe_config
+from nightcrew_workspaces.repository import unwritable
 from nightcrew_workspaces.source import Source, is_url, look
 
 EMBEDDED = "embedded"
@@ -17,9 +18,8 @@ EMBEDDED = "embedded"
 
 async def validate(config: Config, request: TaskRequest) -> None:
     """Refuse what could never run: a crew that nobody defined, a network that is not allowed, a source that is not
-    there, is not git, has no commit or not this base. A URL is taken as it is: only a fetch could tell more.
-
-    Raises `TaskFileError`.
+    there, is not git, has no commit or not this base, or cannot take the result. A URL is taken as it is: only a fetch
+    could tell more. Raises `TaskFileError`.
     """
     known = {*config.crews, EMBEDDED}
     if request.crew is not None and request.crew not in known:
@@ -33,7 +33,14 @@ async def validate(config: Config, request: TaskRequest) -> None:
     if is_url(request.repo):
         return
     private_directory(config.home)
+    git = Git(safe_config(config.home))
     try:
-        await look(Git(safe_config(config.home)), Source(request.repo, request.base), config.home / "mirrors")
-    except WorkspaceError as error:
+        source = await look(git, Source(request.repo, request.base), config.home / "mirrors")
+        closed = unwritable(git, source.git_dir) if request.deliver == "branch" else None
+    except (WorkspaceError, OSError) as error:
         raise TaskFileError(f"`repo`: {error}") from error
+    if closed is not None:
+        raise TaskFileError(
+            f"`repo`: the result could not become a branch, since {closed} cannot be written: change its owner or "
+            "mode, or say `deliver: patch`"
+        )
