@@ -6,7 +6,7 @@ that a model configures are not run either; its objects are on the disk before a
 
 What is not in a checkpoint:
 - ignored files, and a `.git` at any depth (a repository inside the repository is taken as plain files);
-- new files over `MAX_FILE_MIB` and files that cannot be read: they are reported as left out;
+- new files over `MAX_FILE_MIB` and what cannot be read: they are reported as left out;
 - sockets, pipes and empty directories, which git does not know; what a submodule contains.
 """
 
@@ -41,19 +41,21 @@ SHADOW_SETTINGS = """\
 """
 
 PICK = "/opt/nightcrew/pick.py"
-PICK_FILES = {PICK: Path(__file__).with_name("pick.py").read_bytes()}
+MEND = "/opt/nightcrew/mend.py"
+SCRIPTS = {path: Path(__file__).with_name(Path(path).name).read_bytes() for path in (PICK, MEND)}
 
 _SECONDS = 600.0
 
 _FUNCTIONS = r"""
 set -u
 umask 022
-export GIT_DIR=/shadow GIT_WORK_TREE=/workspace
+export GIT_DIR=/shadow GIT_WORK_TREE=/workspace GIT_NO_LAZY_FETCH=1 GIT_ALLOW_PROTOCOL=none
 cd /workspace || exit 1
 
 take_up() {
     [ -e /shadow/index.lock ] && rm -f /shadow/index.lock
     git ls-files -z -t --others --modified --exclude-standard >/tmp/changes || return 1
+    later=
     if [ -s /tmp/changes ]; then
         rm -f /shadow/tree
         /usr/bin/python3 -I -S "$PICK" "$MAX_BYTES" /tmp/take /tmp/gone </tmp/changes || return 1
@@ -61,11 +63,12 @@ take_up() {
             git update-index -z --force-remove --stdin </tmp/gone || return 1
         fi
         if [ -s /tmp/take ]; then
-            git update-index -z --add --remove --replace --stdin </tmp/take || return 1
+            [ ! -e /tmp/take.many ] || later="-c core.fsync=none"
+            git $later update-index -z --add --remove --replace --stdin </tmp/take || return 1
         fi
     fi
     [ -s /shadow/tree ] && read -r tree </shadow/tree && return 0
-    tree=$(git write-tree) && echo "$tree" >/shadow/tree
+    tree=$(git $later write-tree) && { [ -z "$later" ] || sync -f /shadow/HEAD; } && echo "$tree" >/shadow/tree
 }
 
 # The index becomes what the worktree is, and `tree` its tree. A broken index is made anew.
@@ -77,10 +80,24 @@ snapshot() {
     echo "tree $tree"
 }
 
-# git on the clone itself, which may be in any state: what it says is only believed where it cannot do harm.
+# git on the clone itself, which may be in any state: what it says is only believed where it cannot do harm, and only
+# what runs no program that the clone names: nothing that looks at files, for that runs filters.
 theirs() {
+    [ -d /workspace/.git ] && [ ! -h /workspace/.git ] || return 128
     git --git-dir=/workspace/.git -c core.hooksPath=/dev/null -c core.fsmonitor=false -c core.bare=false "$@"
 }
+
+# The clone's .git is freed of modes that lock us out and of the locks of killed commands; says so where it is broken.
+examine() {
+    chmod u+rwx /workspace && cd /workspace || exit 1
+    if [ -d .git ] && [ ! -h .git ]; then
+        chmod -R u+rwX .git
+        find .git -path '.git/objects/??' -prune -o -name '*.lock' -type f -exec rm -f {} +
+    fi
+    theirs rev-list --objects --quiet HEAD "^$BASE" -- || { echo broken; return; }
+    /usr/bin/python3 -I -S "$MEND" index .git/index ${#BASE} && theirs ls-files -s >/dev/null && return
+    rm -f .git/index && theirs read-tree HEAD || echo broken
+} 2>/dev/null
 """
 
 _CHECKPOINT = r"""
@@ -100,14 +117,31 @@ git diff-index -p -M --binary --cached "$BASE" | head -c "$LIMIT"
 _RESTORE = r"""
 rm -f /shadow/index.lock /shadow/tree
 git cat-file -e "$TREE^{tree}" || exit 3
+chmod u+rwx /workspace
 git read-tree --reset -u "$TREE" || {
     rm -f /shadow/index /shadow/index.lock
     chmod -R u+rwX /workspace
     git read-tree --reset -u "$TREE"
 } || exit 1
+# git neither sees nor removes these, and would leave the directories that they are in.
+find /workspace -path /workspace/.git -prune -o \( -type p -o -type s \) -exec rm -f {} +
 git clean -ffdq || { chmod -R u+rwX /workspace; git clean -ffdq; } || exit 1
-find /workspace/.git -name objects -prune -o -name '*.lock' -type f -exec rm -f {} +
-theirs rev-parse -q --verify 'HEAD^{commit}' >/dev/null || echo broken
+examine
+"""
+
+_RECOVER = r"""
+find /shadow -path '/shadow/objects/??' -prune -o -name '*.lock' -exec rm -rf {} +
+find /shadow/objects -name 'tmp_*' -prune -exec rm -rf {} +
+/usr/bin/python3 -I -S "$MEND" objects /shadow/objects >/tmp/removed || exit 1
+rm -f /shadow/tree
+git rev-parse -q --verify 'refs/nightcrew/checkpoint^{commit}' || echo "$BASE" >/shadow/refs/nightcrew/checkpoint
+git rev-parse -q --verify 'refs/nightcrew/final^{commit}' || rm -f /shadow/refs/nightcrew/final
+# What was lost is, after a crash, still in the worktree.
+if [ -s /tmp/removed ]; then
+    rm -f /shadow/index
+    snapshot >/dev/null
+fi
+examine
 """
 
 _COMMIT = r"""
@@ -148,7 +182,8 @@ fi
 git update-ref refs/nightcrew/final "$commit" && echo "commit $commit" || exit 1
 if [ "$commit" != "$head" ]; then
     printf '%s\n^%s\n' "$commit" "$parent" | git pack-objects --revs --stdout -q |
-        theirs unpack-objects -q && theirs --work-tree=/workspace reset -q "$commit"
+        theirs unpack-objects -q && theirs update-ref -m 'nightcrew: commit' HEAD "$commit" &&
+        cp --remove-destination /shadow/index /workspace/.git/index
 fi
 true
 """
@@ -219,6 +254,11 @@ class Shadow:
         """Have what is new in the worktree count as ignored from now on, here and in the clone."""
         await self._run(_SETTLE, "the end of the set-up", PATTERNS=_PATTERNS)
 
+    async def recover(self) -> bool:
+        """Clear away what killed processes left. False where the clone's own `.git` is broken."""
+        answer = await self._run(_RECOVER, "the recovery")
+        return "broken" not in answer.lines
+
     async def diff(self, limit_bytes: int) -> bytes:
         """The worktree against the base as a patch; one byte more than the limit where it is longer."""
         environment = self._environment({"LIMIT": str(limit_bytes + 1)})
@@ -243,6 +283,7 @@ class Shadow:
             "BASE": self._base.commit,
             "BASE_TREE": self._base.tree,
             "PICK": PICK,
+            "MEND": MEND,
             "MAX_BYTES": str(MAX_FILE_MIB * 1024 * 1024),
             "GIT_AUTHOR_NAME": IDENTITY[0],
             "GIT_AUTHOR_EMAIL": IDENTITY[1],

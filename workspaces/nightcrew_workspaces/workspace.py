@@ -32,7 +32,7 @@ import anyio
 from nightcrew_workspaces.background import Background
 from nightcrew_workspaces.box import Box
 from nightcrew_workspaces.cache import CacheSize, discard, trim_caches
-from nightcrew_workspaces.checkpoint import PICK_FILES, SHADOW, SHADOW_SETTINGS, Base, Checkpoint, Shadow
+from nightcrew_workspaces.checkpoint import SCRIPTS, SHADOW, SHADOW_SETTINGS, Base, Checkpoint, Shadow
 from nightcrew_workspaces.depot import make_depot
 from nightcrew_workspaces.egress import Egress, EgressLimits, Log, Outside
 from nightcrew_workspaces.egress_rules import AllowList
@@ -70,12 +70,8 @@ _CLONE_SETTINGS = f"""\
 
 _CHECK_OUT = "umask 022; git read-tree -m -u HEAD"
 _CHECK_OUT_CLONE = f"{_CHECK_OUT} && cp .git/index {SHADOW}/index"
-_REOPEN = f"""\
-rm -f {SHADOW}/index.lock
-find .git -name objects -prune -o -name '*.lock' -type f -exec rm -f {{}} +
-git --git-dir=.git rev-parse -q --verify 'HEAD^{{commit}}' >/dev/null || echo broken
-"""
 _REPAIR = """\
+[ -h .git ] || chmod -R u+rwX .git 2>/dev/null
 rm -rf .git && cp -a /fresh .git && git read-tree HEAD
 git update-index -q --refresh
 true
@@ -229,7 +225,7 @@ class Workspaces:
     def git_policy(self, mounts: tuple[Mount, ...]) -> BoxPolicy:
         """For boxes that run our own scripts of git commands."""
         limits = Limits(seconds=_SECONDS, file_mib=4096, output_bytes=16 * 1024, workspace_mib=None)
-        return BoxPolicy(user=self.user, mounts=mounts, files=PICK_FILES, limits=limits)
+        return BoxPolicy(user=self.user, mounts=mounts, files=SCRIPTS, limits=limits)
 
     def _folder(self, task: str) -> Path:
         if not _TASK.fullmatch(task):
@@ -490,7 +486,7 @@ class Workspace:
             *self._folder.glob("egress-*"),
         ):
             await anyio.to_thread.run_sync(remove_tree, leftover)
-        if "broken" in await _run(self._git_box, _REOPEN, "the recovery"):
+        if not await self._shadow.recover():
             await self._repair()
 
     async def _repair(self) -> None:
