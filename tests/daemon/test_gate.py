@@ -206,6 +206,13 @@ def test_what_a_file_is_can_make_it_wait(fields: dict, kind: str) -> None:
     assert kind in kinds(change("src/thing", **fields))
 
 
+@pytest.mark.parametrize(
+    ("line", "waits"), [("+a\x01b", True), ("+\x1b[2J", True), ("-a\x01b", False), ("+a\tb\r\f", False)]
+)
+def test_bytes_that_no_text_has_wait_although_git_takes_them_for_text(line: str, waits: bool) -> None:
+    assert ("binary-files" in kinds(change("blob.dat", line))) is waits
+
+
 def test_an_executable_that_only_changes_and_a_deleted_binary_do_not_wait() -> None:
     assert kinds(change("run", "+x", mode="100755", old_mode="100755")) == set()
     assert kinds(change("logo.png", status="deleted", added=None, removed=None)) == set()

@@ -37,6 +37,7 @@ _BY_NAME: tuple[tuple[ConcernKind, Names], ...] = (
     ("git-settings", GIT_SETTINGS),
     ("tool-settings", TOOL_SETTINGS),
 )
+_NO_TEXT = re.compile(r"[\x00-\x08\x0e-\x1f\x7f]")
 _HOOKS_PATH = re.compile(r"hooks_?path|\.git/+hooks|init\.templatedir", re.IGNORECASE)
 _RUNNERS = frozenset(
     {"pytest", "_pytest", "unittest", "doctest", "pluggy", "nose", "nose2", "coverage", "xdist", "tox"}
@@ -128,6 +129,9 @@ def _about_content(file: FileChange, settings: Settings) -> Iterator[Concern]:
         yield Concern(kind="large-files", path=file.path, why=words)
     if file.added is None and file.status != "deleted":
         yield Concern(kind="binary-files", path=file.path, why="is binary")
+    elif any(line[0] == "+" and _NO_TEXT.search(line) for line in file.lines):
+        # git takes for text what has no NUL in it
+        yield Concern(kind="binary-files", path=file.path, why="brings control characters, which no text has")
     for line in file.lines:
         if line[0] == "+" and _HOOKS_PATH.search(line):
             yield Concern(kind="hooks", path=file.path, why=f"tells git where hooks are: {_short(line)}")
