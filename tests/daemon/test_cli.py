@@ -471,6 +471,32 @@ def test_a_tool_call_shows_its_name_and_short_arguments() -> None:
     assert len(line) < 200
 
 
+def test_calls_of_the_same_number_in_two_tasks_are_told_apart() -> None:
+    def events(path: str) -> tuple[object, ...]:
+        asked = {"id": "call_0", "function": {"name": "read_file", "arguments": json.dumps({"path": path})}}
+        message = json.dumps({"role": "assistant", "tool_calls": [asked]})
+        ran = json.dumps({"role": "tool", "content": ""})
+        return (
+            ModelReplied(conversation="executor", message=message, finish_reason="", usage=Usage(), seconds=1),
+            ToolRan(
+                conversation="executor",
+                call_id="call_0",
+                name="read_file",
+                message=ran,
+                is_error=False,
+                tree=None,
+                seconds=0.1,
+            ),
+        )
+
+    written: list[str] = []
+    progress = Progress(written.append)
+    one, other = recorded(*events("a.py"), task="aaa"), recorded(*events("b.py"), task="bbb")
+    for event in (one[0], other[0], one[1], other[1]):
+        progress.show(event)
+    assert [line.split()[-1] for line in written] == ["a.py", "b.py"]
+
+
 @pytest.mark.parametrize("message", ["", "null", "[]", '{"tool_calls": 3}', '{"tool_calls": [{"id": 1}]}', "\ud800{"])
 def test_a_message_of_any_shape_can_be_shown(message: str) -> None:
     assert len(lines(submitted(), replied().model_copy(update={"message": message}))) == 2

@@ -124,7 +124,7 @@ async def test_a_service_without_the_setting_has_no_door(tmp_path):
         ({"listen": "0.0.0.0:0"}, "token"),
         ({"tools": ("files",)}, "name a root"),
         ({"tools": ("taks",)}, "tasks"),
-        ({"token_file": "none"}, "cannot be read"),
+        ({"token_file": "/proc/none"}, "cannot be made"),
     ],
 )
 async def test_a_wrong_setting_is_a_configuration_error(tmp_path, settings, words):
@@ -132,6 +132,17 @@ async def test_a_wrong_setting_is_a_configuration_error(tmp_path, settings, word
     with pytest.raises(ConfigError, match=words):
         async with open_door(config, print):
             pass
+
+
+async def test_a_token_file_that_is_not_there_is_made(tmp_path):
+    token_file = tmp_path / "keys" / "mcp.token"
+    said: list[str] = []
+    async with open_door(configured(tmp_path, token_file=token_file), said.append):
+        assert token_file.stat().st_mode & 0o777 == 0o600
+    assert str(token_file) in said[0]
+    made = token_file.read_text()
+    async with open_door(configured(tmp_path, token_file=token_file), said.append):
+        assert token_file.read_text() == made
 
 
 def test_grants_for_clients_are_what_was_asked_for():

@@ -112,7 +112,7 @@ async def test_tools_are_chosen_by_family_and_by_name(home, shop):
 )
 def test_what_is_wrong_is_said_before_anything_is_served(home, arguments, words):
     done = run(home, *arguments)
-    assert done.returncode in (1, 2)
+    assert done.returncode == 2
     assert re.search(words, re.sub(r"[\s│]+", " ", done.stderr))
     assert "Traceback" not in done.stderr
 
@@ -153,7 +153,9 @@ def test_configurations_are_printed_for_every_client(home, shop):
         entry = json.loads(done.stdout)[key]["nightcrew"]
         assert entry["args"] == ["mcp", "--root", str(shop)]
         assert Path(entry["command"]).is_absolute()
-        assert "belongs into" in done.stderr
+        assert "belongs in" in done.stderr
+        assert "without --root" not in done.stderr
+    assert "the task tools alone" in run(home, "install", "cursor").stderr
 
 
 def test_a_configuration_is_written_beside_what_was_there(home, shop, tmp_path):
@@ -164,7 +166,10 @@ def test_a_configuration_is_written_beside_what_was_there(home, shop, tmp_path):
     written = json.loads(file.read_text())
     assert set(written["mcpServers"]) == {"other", "nightcrew"}
     assert written["theme"] == "dark"
-    assert json.loads((file.parent / "mcp.json.bak").read_text())["mcpServers"] == {"other": {"command": "x"}}
+    kept = file.parent / "mcp.json.bak"
+    assert json.loads(kept.read_text())["mcpServers"] == {"other": {"command": "x"}}
+    assert run(home, "install", "cursor", "--root", str(shop), "--write").returncode == 0
+    assert json.loads(kept.read_text())["mcpServers"] == {"other": {"command": "x"}}  # nothing new, nothing lost
 
 
 def test_a_file_with_comments_is_left_alone(home, shop, tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import subprocess
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from nightcrew import config
+from nightcrew.cli.clients import CLIENTS
 from nightcrew.intake.taskfile import parse
 from nightcrew_tools.contract import EXIT_CODES, Limits, TaskRequest
 
@@ -110,3 +112,24 @@ def test_the_example_configuration_is_accepted() -> None:
     path = ROOT / "examples" / "config.toml"
     loaded = config.load_config({"NIGHTCREW_CONFIG": str(path), "HOME": "/nonexistent"})
     assert set(loaded.crews) == {"duo"}
+
+
+CLIENT_FILES = sorted((ROOT / "examples" / "mcp").glob("*.json"))
+
+
+@pytest.mark.parametrize("path", CLIENT_FILES, ids=lambda path: path.name)
+def test_the_example_client_configurations_are_what_install_prints(path: Path) -> None:
+    client, _, way = path.stem.partition("-over-")
+    reached = {
+        "": ["--root", "/srv/shop"],
+        "ssh": ["--root", "/srv/shop", "--ssh", "build-host"],
+        "http": ["--url", "http://127.0.0.1:8642/mcp"],
+    }[way]
+    asked = [sys.executable, "-m", "nightcrew", "mcp", "install", client, *reached]
+    printed = subprocess.run(asked, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=True).stdout
+    here = str(Path(sys.executable).with_name("nightcrew"))
+    assert json.loads(printed.replace(here, "/usr/local/bin/nightcrew")) == json.loads(path.read_text())
+
+
+def test_there_is_an_example_for_every_client() -> None:
+    assert {path.stem for path in CLIENT_FILES} >= set(CLIENTS)

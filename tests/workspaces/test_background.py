@@ -125,6 +125,13 @@ async def test_each_read_returns_what_is_new(background):
     assert (ended.output, ended.state, ended.exit_code) == ("", "exited", 7)
 
 
+async def test_what_a_python_program_prints_can_be_read_while_it_runs(background):
+    script = "import time; print('listening'); time.sleep(1000)"
+    handle = await background.start(["/usr/bin/python3", "-c", script])
+    reading = await background.read(handle, seconds=30, until="listening")
+    assert (reading.state, reading.output.strip()) == ("running", "listening")
+
+
 async def test_a_read_waits_for_a_text_that_comes_in_pieces(background):
     handle = await background.start("printf 'noise rea'; read x; printf 'dy'; sleep 1000")
     await background.read(handle, seconds=0)

@@ -26,6 +26,8 @@ SECONDS = 4 * 3600.0
 """The longest that one may run."""
 _REMEMBERED = 16  # ended ones whose last output can still be read
 _FLOODS = 16  # they print for hours, so they may print more than other commands
+_ENVIRONMENT = {"PYTHONUNBUFFERED": "1"}
+"""Python holds back what it prints into a pipe: a server's "listening" would come when it ends."""
 _START_SECONDS = 30.0
 _WRITE_SECONDS = 10.0
 _GATE_PASSED = b"\x06"  # see `inner_command`
@@ -73,7 +75,7 @@ class Background:
         try:
             await self._share_loopback()
             self._find(started.handle)  # it is gone when all were stopped meanwhile
-            running = Running(self._box.command_policy(cwd=cwd), self._seconds, self._box.room)
+            running = Running(self._box.command_policy(_ENVIRONMENT, cwd=cwd), self._seconds, self._box.room)
             await started.start(running, command_argv(command))
         except BaseException:
             self._commands.pop(started.handle, None)

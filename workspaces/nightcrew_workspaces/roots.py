@@ -1,7 +1,7 @@
 """A person's own directories, seen through a box at their own paths: what outside clients of the tools work on.
 
 Nothing is cloned: what is written here is written there. So a root is never what programs outside of a box obey: the
-machine's root, a home directory (its `.bashrc`, its `.ssh`). A root's `.git` is read-only for commands and closed to
+machine's root, a home directory (its `.bashrc`, its `.ssh`). A root's `.git` is read-only for commands and for
 the file tools. The git tools have a box of their own, in which it can be written to but neither moved away nor
 replaced, and its `config` and `hooks` cannot be changed: the person's own git, outside, runs what stands in them.
 """
@@ -150,8 +150,12 @@ class Roots:
 def _real(path: Path) -> Path:
     try:
         root = path.expanduser().resolve(strict=True)
-    except (OSError, RuntimeError) as error:
-        raise RootRefused(f"{path}: there is no such directory ({error})") from error
+    except FileNotFoundError as error:
+        raise RootRefused(f"{path}: there is no such directory") from error
+    except OSError as error:
+        raise RootRefused(f"{path}: cannot be reached: {error.strerror}") from error
+    except RuntimeError as error:
+        raise RootRefused(f"{path}: {error}") from error
     if not root.is_dir():
         raise RootRefused(f"{path} is not a directory")
     if root == Path("/") or _is_home(root):

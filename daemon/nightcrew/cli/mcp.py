@@ -101,6 +101,7 @@ def mcp(
     from nightcrew.config import load_config
     from nightcrew_tools.address import UnsafeAddress, check_address, parse_address
     from nightcrew_tools.tokens import TokenFileError, make_token_file, read_tokens
+    from nightcrew_workspaces.errors import RootRefused
 
     if http is None and (token_file is not None or host_name):
         raise typer.BadParameter("these belong to --http", param_hint="--token-file, --host-name")
@@ -118,7 +119,7 @@ def mcp(
         tokens = None if token_file is None else read_tokens(token_file)
         check_address(address, tokens)
         anyio.run(serve.http, address, tokens)
-    except (ValueError, UnsafeAddress, TokenFileError) as error:
+    except (ValueError, UnsafeAddress, TokenFileError, RootRefused) as error:
         raise typer.BadParameter(str(error)) from error
 
 
@@ -174,14 +175,16 @@ def install(
         text = merged(before, placed, name)
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error
-    if write:
+    if write and text != before:
         _replace(placed.file, text, before)
     if json:
         emit({"file": str(placed.file), "written": write, "configuration": loads(merged("", placed, name))})
         return
     if not write:
         out(merged("", placed, name).rstrip("\n"))
-    say(f"{'written to' if write else 'belongs into'} {placed.file}" + (f"; {placed.note}" if placed.note else ""))
+    say(f"{'written to' if write else 'belongs in'} {placed.file}" + (f"; {placed.note}" if placed.note else ""))
+    if url is None and not root:
+        say("without --root it offers the task tools alone")
 
 
 def started_arguments(

@@ -55,7 +55,7 @@ class Progress:
         self._began: dict[str, str] = {}
         self._from = began
         self._titles: dict[str, str] = {}
-        self._calls: dict[str, str] = {}
+        self._calls: dict[tuple[str, str, str], str] = {}
         self._tries: dict[str, list[CandidateTried]] = {}
 
     def show(self, recorded: Recorded) -> None:
@@ -69,8 +69,8 @@ class Progress:
             return
         self._flush(task, recorded.at)
         if isinstance(event, ModelReplied):
-            self._remember_calls(event)
-        for line in self._lines(event):
+            self._remember_calls(task, event)
+        for line in self._lines(task, event):
             self._print(task, recorded.at, line)
 
     def say(self, text: str) -> None:
@@ -109,16 +109,16 @@ class Progress:
 
     # --- one event
 
-    def _remember_calls(self, event: ModelReplied) -> None:
-        for identifier, arguments in _tool_calls(event.message):
-            self._calls[f"{event.conversation}/{identifier}"] = arguments
+    def _remember_calls(self, task: str, event: ModelReplied) -> None:
+        for identifier, arguments in _tool_calls(event.message):  # servers may number calls alike in every task
+            self._calls[task, event.conversation, identifier] = arguments
 
-    def _lines(self, event: Event) -> Iterator[Line]:
+    def _lines(self, task: str, event: Event) -> Iterator[Line]:
         match event:
             case ModelReplied() if event.seconds >= _SLOW_REPLY or not _tool_calls(event.message):
                 yield "dim", "model", _reply(event)
             case ToolRan():
-                arguments = self._calls.pop(f"{event.conversation}/{event.call_id}", "")
+                arguments = self._calls.pop((task, event.conversation, event.call_id), "")
                 failed = ": " + _content(event.message) if event.is_error else ""
                 yield "warn" if event.is_error else "plain", "tool", f"{event.name} {arguments}{failed}"
             case WorkspaceOpened() | ChecksRan() | PlanWritten():

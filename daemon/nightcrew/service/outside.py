@@ -24,7 +24,7 @@ from nightcrew_tools.clients import Facts
 from nightcrew_tools.contract import NoQueue, TaskGateway, TaskRefused, TaskRequest, TaskView
 from nightcrew_tools.grants import Grants, outside_grants
 from nightcrew_tools.session import Offer, Readiness, serving_http
-from nightcrew_tools.tokens import read_tokens
+from nightcrew_tools.tokens import TokenFileError, Tokens, make_token_file, read_tokens
 from nightcrew_workspaces.policy import BoxPolicy
 from nightcrew_workspaces.roots import Roots, check_roots, person, roots_policy, user_of_roots
 from nightcrew_workspaces.selftest import self_test
@@ -129,7 +129,7 @@ async def open_door(config: Config, say: Say) -> AsyncGenerator[None]:
             deny=settings.deny,
         )
         address = parse_address(settings.listen, settings.host_names)
-        tokens = None if settings.token_file is None else read_tokens(settings.token_file.expanduser())
+        tokens = None if settings.token_file is None else _tokens(settings.token_file.expanduser(), say)
         check_address(address, tokens)
     except ValueError as error:
         raise ConfigError(f"[mcp]: {error}") from error
@@ -139,6 +139,17 @@ async def open_door(config: Config, say: Say) -> AsyncGenerator[None]:
         port = await stack.enter_async_context(serving_http(offer, address, tokens))
         say(f"MCP clients are served at http://{address.host}:{port}/mcp")
         yield
+
+
+def _tokens(path: Path, say: Say) -> Tokens:
+    """The tokens of a file, which is made where it is not there. Raises `TokenFileError`."""
+    if not path.exists():
+        try:
+            make_token_file(path)
+        except OSError as error:
+            raise TokenFileError(f"{path}: cannot be made: {error.strerror}") from error
+        say(f"made {path} with a new token; clients send it as `Authorization: Bearer TOKEN`")
+    return read_tokens(path)
 
 
 def open_roots(config: Config, paths: tuple[Path, ...], *, read_only: bool) -> Roots:
