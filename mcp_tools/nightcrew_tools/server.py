@@ -172,12 +172,14 @@ def build_server(
     on_call: OnCall | None = None,
     ready: Ready | None = None,
     facts: Facts = "never",
+    instructions: str | None = None,
 ) -> ToolServer:
     """A server with the tools that `grants` permits over `workspace` and `gateway`, in the order of `grants.TOOLS`.
 
     `on_output` is given the output of commands while they run, `on_call` every call when it is over. `ready` is awaited
     before a tool touches the workspace. `facts` says who gets output schemas and typed facts beside the text; a crew's
-    prompt has no use for them. Raises `ValueError` when a tool is granted that needs a workspace and there is none.
+    prompt has no use for them. `instructions` is told to clients when they connect. Raises `ValueError` when a tool is
+    granted that needs a workspace and there is none.
     """
 
     def listen(text: str) -> None:
@@ -220,6 +222,7 @@ def build_server(
     try:
         return ToolServer(
             "nightcrew",
+            instructions=instructions,
             version=_version(),
             tools=tools,
             extensions=extensions,

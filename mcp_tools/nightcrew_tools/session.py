@@ -51,12 +51,28 @@ class Offer:
             on_call=AuditLog(self.audit) if self.audit is not None else None,
             ready=self.ready,
             facts=self.facts,
+            instructions=_instructions(grants, workspace),
         )
         files = workspace.files if workspace is not None and "files" in grants.families else None
         resources = Resources(files, gateway, self.ready)
         async with watching(resources) as changes:
             server.furnish(resources, changes)
             yield server
+
+
+def _instructions(grants: Grants, workspace: WorkspacePort | None) -> str | None:
+    """What a model cannot see in the tools, in a few words: clients put it into every prompt."""
+    if workspace is None:
+        return None
+    first, *others = (str(root) for root in workspace.roots)
+    more = f"; also there: {', '.join(others)}" if others else ""
+    said = [f"Paths are absolute or relative to {first}{more}."]
+    if grants.read_only:
+        said.append("Nothing can be changed.")
+    elif grants.permit("run_command", writes=True):
+        git = ": commit with git_commit" if grants.permit("git_commit", writes=True) else ""
+        said.append(f"Commands run in a sandbox without a network and cannot write to .git{git}.")
+    return " ".join(said)
 
 
 def scoped(grants: Grants, scope: Scope) -> Grants:

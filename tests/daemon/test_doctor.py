@@ -212,6 +212,11 @@ def test_weights_that_are_not_there_have_no_path(cli: Cli, tmp_path: Path) -> No
     assert json.loads(cli("model", "path", "--json").out)["present"] is False
 
 
+def test_verifying_what_is_not_there_says_how_to_get_it(cli: Cli) -> None:
+    shown = cli("model", "verify")
+    assert shown.code == 1 and "nightcrew model fetch" in shown.err
+
+
 def test_verifying_what_is_not_the_model_says_so(cli: Cli, tmp_path: Path) -> None:
     (tmp_path / "models").mkdir()
     (tmp_path / "models" / weights.EMBEDDED_WEIGHTS.file).write_text("hello")

@@ -82,10 +82,21 @@ async def test_a_client_over_stdio_works_on_the_files_themselves(home, shop, mod
     assert [line["tool"] for line in log] == ["read_file", "edit_file", "run_command", "read_file", "task_list"]
 
 
+@pytest.mark.parametrize("mode", ["auto", "legacy"])
+async def test_a_client_that_asks_is_told_about_paths_and_commands(home, shop, mode):
+    async with over_stdio(home, "--root", str(shop), mode=mode) as client:
+        told = client.instructions
+    assert told == (
+        f"Paths are absolute or relative to {shop}. "
+        "Commands run in a sandbox without a network and cannot write to .git: commit with git_commit."
+    )
+
+
 async def test_a_read_only_session_has_no_tool_that_writes(home, shop):
     async with over_stdio(home, "--root", str(shop), "--read-only") as client:
         tools = (await client.list_tools()).tools
         read = await client.call_tool("read_file", {"path": "prices.py"})
+        assert client.instructions == f"Paths are absolute or relative to {shop}. Nothing can be changed."
     assert all(tool.annotations.read_only_hint for tool in tools)
     assert not read.is_error
 

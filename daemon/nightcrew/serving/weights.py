@@ -88,6 +88,8 @@ def _check(path: Path, weights: Weights) -> None:
             raise WeightsError(f"{path} is not {weights.name}: it has {size} bytes instead of {weights.size}")
         with path.open("rb") as file:
             found = hashlib.file_digest(file, "sha256").hexdigest()
+    except FileNotFoundError as error:
+        raise WeightsError(f"{path} is not there: `nightcrew model fetch`") from error
     except OSError as error:
         raise WeightsError(f"{path}: {error.strerror or error}") from error
     if found != weights.sha256:
