@@ -79,10 +79,10 @@ class Race:
             while time.monotonic() < deadline and not (tally.read or tally.written):
                 for name, mode in (("swap/secret", "r"), ("swap/planted", "w")):
                     tally.operations += 1
-                    if not os.path.realpath(name).startswith("/workspace/"):
-                        tally.refused += 1
-                        continue
                     try:
+                        if not os.path.realpath(name).startswith("/workspace/"):
+                            tally.refused += 1
+                            continue
                         with open(name, mode) as file:
                             text = file.read() if mode == "r" else str(file.write("x"))
                     except OSError:
