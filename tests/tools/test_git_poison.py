@@ -159,7 +159,7 @@ async def everything(tools: GitTools, poison: Poisoned) -> None:
 async def fires(roots: Roots, poison: Poisoned, command: str) -> bool:
     """Whether plain git runs the program, in the box."""
     argv = ("/bin/sh", "-c", f"({command}) 2>&1")
-    ran = await roots.git.run(argv, cwd=str(poison.root), seconds=20, stdin="", env={"GIT_CONFIG_GLOBAL": "/dev/null"})
+    ran = await roots.git.run(argv, cwd=str(poison.root), seconds=6, stdin="", env={"GIT_CONFIG_GLOBAL": "/dev/null"})
     found = poison.canary.exists()
     assert found, ran.stdout.decode()
     poison.canary.unlink()
