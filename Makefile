@@ -3,11 +3,12 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help demo test check run setup bench mcpb conformance clean
+.PHONY: help demo test check run setup bench mcpb conformance fuzz clean
 
 RUN := .venv/bin/
 DEMO ?=
 TEST ?=
+SEED := $(or $(SEED),$(shell od -An -N4 -tu4 /dev/urandom | tr -d ' '))
 
 help:
 	@echo "make demo    a real model repairs a small repository: set-up, weights and all (DEMO='--case NAME' chooses, --list shows)"
@@ -16,6 +17,7 @@ help:
 	@echo "make run     the service in the foreground"
 	@echo "make mcpb    dist/nightcrew.mcpb, the bundle for Claude Desktop"
 	@echo "make conformance  the MCP server under the protocol's own suite, the inspector and the bundle's validator (from npm)"
+	@echo "make fuzz    10,000 calls of MCP tools that no model should make (SEED=N for those of an earlier run)"
 	@echo "make bench   the benchmarks; each prints a table and a JSON line"
 
 demo: setup
@@ -32,6 +34,10 @@ check: setup
 
 run: setup
 	$(RUN)nightcrew up
+
+fuzz: setup
+	@echo "seed $(SEED)"
+	NIGHTCREW_FUZZ_CALLS=10000 $(RUN)pytest tests/tools/test_fuzz.py --hypothesis-seed=$(SEED)
 
 mcpb: setup
 	$(RUN)python scripts/mcpb

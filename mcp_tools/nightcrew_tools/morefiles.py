@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Annotated
@@ -19,6 +20,8 @@ MEDIA_BYTES = 3 * 1024 * 1024
 """Largest file that is sent as it is: 4 MiB on the wire."""
 FILES = 50
 """Most files in one answer."""
+PATHS_BYTES = 8 * 1024
+"""Most that the paths of one call may have together: its facts name each of them."""
 DIFFS_BYTES = 12 * 1024
 
 
@@ -70,9 +73,7 @@ class MoreFileTools:
 
     @tool("Read several text files.", facts=Shown)
     async def read_files(self, paths: list[str]) -> Reply:
-        if not 1 <= len(paths) <= FILES:
-            raise ToolError("bad_argument", f"paths must be 1 to {FILES} paths, not {len(paths)}")
-        wanted = [self._path(path) for path in paths]
+        wanted = self._paths("paths", paths)
         parts: list[str] = []
         left = ANSWER_BYTES
         for number, path in enumerate(wanted):
@@ -104,9 +105,10 @@ class MoreFileTools:
         facts=Several,
     )
     async def edit_files(self, edits: list[Edit], dry_run: bool = False) -> Reply:
+        paths = {each.path: self._path(each.path) for each in edits}
+        self._paths("edits", list(paths))
         wanted = [
-            file_facts.Edit(self._path(each.path), each.old, each.new, each.count, each.sha256 or None)
-            for each in edits
+            file_facts.Edit(paths[each.path], each.old, each.new, each.count, each.sha256 or None) for each in edits
         ]
         edited = await self._files.edit_all(wanted, dry_run=dry_run)
         diff = cut_diff("".join(each.diff for each in edited), DIFFS_BYTES)
@@ -167,6 +169,15 @@ class MoreFileTools:
             said += [found.encoding, f"{found.lines} lines", f"line endings {found.line_endings}"]
         said += [f"sha256 {found.sha256}"] if found.sha256 else []
         return Reply(", ".join(said), facts)
+
+    def _paths(self, name: str, paths: list[str]) -> list[str]:
+        """Several paths. Raises `ToolError` for none, or too many to be named in one answer."""
+        if not 1 <= len(paths) <= FILES:
+            raise ToolError("bad_argument", f"{name} must name 1 to {FILES} files, not {len(paths)}")
+        together = size(json.dumps(paths, ensure_ascii=False))
+        if together > PATHS_BYTES:
+            raise ToolError("bad_argument", f"the paths in {name} have {together} bytes together; name fewer files")
+        return [self._path(path) for path in paths]
 
     def _path(self, path: str) -> str:
         return relative(path, self._files.roots)

@@ -3,8 +3,9 @@
     error[code]: what was wrong, and what to do next.
 
 Codes of our own: `unknown_tool`, `unknown_argument`, `missing_argument`, `bad_argument`, `outside`, `not_found`, `git`,
-`box`, `workspace`, `no_tasks`, `no_service`, `not_granted`, `not_delivered`, `internal`. Those of `FileError` and
-`BackgroundError` in `nightcrew_workspaces.errors` pass through, except that `bad_request` is a `bad_argument` here.
+`box`, `workspace`, `no_tasks`, `no_service`, `not_granted`, `not_waiting`, `not_delivered`, `internal`. `git_errors`
+has those of git. Those of `FileError` and `BackgroundError` in `nightcrew_workspaces.errors` pass through, except that
+`bad_request` is a `bad_argument` here.
 Sizes are in bytes of UTF-8.
 """
 
@@ -25,6 +26,8 @@ COMMAND_BYTES = 8 * 1024
 """Most of a command's output: what matters stands at its beginning and its end."""
 MOST_BYTES = 24 * 1024
 """Most of any answer, whatever went into it."""
+PATH_BYTES = 4095
+"""Longest path that Linux takes."""
 ROOT = "/workspace"
 """Where every box shows the task's files."""
 
@@ -82,6 +85,8 @@ def relative(path: str, roots: Sequence[str] = (ROOT,)) -> str:
     are looked at here; that nothing else can be reached is the box's doing. Raises `ToolError`.
     """
     path = _unquoted(path) or path.strip() or "."
+    if size(path) > PATH_BYTES:
+        raise ToolError("bad_argument", f"a path is {size(path)} bytes long; there is none of more than {PATH_BYTES}")
     named = posixpath.normpath(posixpath.join(roots[0], path))
     for root in roots:
         inside = posixpath.relpath(named, root)

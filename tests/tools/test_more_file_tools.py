@@ -143,7 +143,21 @@ async def test_several_files_are_read_at_once_and_one_that_is_none_does_not_stop
         assert text.startswith("a.txt lines 1-1 of 1\none\n\nnope.txt error[not_found]: there is no file nope.txt")
         assert text.endswith("b.txt lines 1-1 of 1\ntwo")
         assert facts == {"shown": ["a.txt", "nope.txt", "b.txt"], "left": []}
-        assert (await tools.fail("read_files", paths=[])).startswith("error[bad_argument]: paths must be 1 to 50")
+        few = "must name 1 to 50 files"
+        assert (await tools.fail("read_files", paths=[])).startswith(f"error[bad_argument]: paths {few}, not 0")
+        assert (await tools.fail("edit_files", edits=[])).startswith(f"error[bad_argument]: edits {few}, not 0")
+
+
+async def test_paths_that_an_answer_has_no_room_to_name_are_refused(client, folders):
+    long = ["n" * 900 + str(number) for number in range(10)]
+    edits = [{"path": path, "old": "a", "new": "b"} for path in long]
+    async with client() as tools:
+        assert (await tools.fail("read_files", paths=long)).startswith("error[bad_argument]: the paths in paths have 9")
+        assert (await tools.fail("edit_files", edits=edits)).startswith(
+            "error[bad_argument]: the paths in edits have 9"
+        )
+        answer = await tools.fail("read_file", path="n" * 100_000)
+        assert answer == "error[bad_argument]: a path is 100000 bytes long; there is none of more than 4095"
 
 
 async def test_files_that_do_not_fit_into_the_answer_are_named(client, folders):

@@ -86,6 +86,7 @@ async def test_what_is_no_text_file_is_refused_with_a_code(helper, workspace, op
     assert await code_of(helper.read("controls")) == "not_text"
     assert await code_of(helper.read("folder")) == "is_directory"
     assert await code_of(helper.read("pipe")) == "not_a_file"
+    assert await code_of(helper.search("a", path="pipe")) == "not_a_file"
     assert await code_of(helper.write("pipe", "x")) == "not_a_file"
     assert await code_of(helper.read("huge")) == "too_large"
     assert await code_of(helper.read("text/below")) == "not_a_file"

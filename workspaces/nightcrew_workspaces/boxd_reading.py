@@ -109,7 +109,9 @@ class Reading:
         if not pattern or "\n" in pattern or "\0" in pattern:
             raise Refused("bad_pattern", "the pattern has to be one line of text; search for a part of it")
         root, below = self._root_and_path(path)
-        os.lstat(os.path.join(root, below))
+        mode = os.stat(os.path.join(root, below)).st_mode
+        if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):  # ripgrep would wait for somebody who writes into a pipe
+            raise Refused("not_a_file", f"{path} is a pipe, socket or device, not a file")
         query = boxd_search.Query(
             pattern,
             regex,
