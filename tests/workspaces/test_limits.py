@@ -155,6 +155,15 @@ async def test_a_command_that_fills_the_workspace_is_killed_and_told_what_it_hol
     assert running("31.7") == []
 
 
+async def test_a_home_that_stays_counts_with_the_workspace(workspace, quick_looks, open_tmp):
+    home = make_workspace(open_tmp, "home")
+    box = limited(workspace, workspace_mib=100).with_home(home)
+    result = await box.run(f"cd; {FULL}; sleep 31.9")
+    assert (result.exit_code, result.ended) == (None, "disk")
+    assert "where 100 MiB are allowed" in result.reached
+    assert running("31.9") == []
+
+
 async def test_too_many_files_are_too_much_too(workspace, quick_looks, monkeypatch):
     monkeypatch.setattr(room, "_STEP_FILES", 50)
     program = "import time\nfor n in range(400): open(f'/workspace/{n}', 'w').close()\ntime.sleep(60)"

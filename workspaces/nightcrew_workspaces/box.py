@@ -22,7 +22,7 @@ from nightcrew_workspaces.errors import WorkspaceError
 from nightcrew_workspaces.failure import start_failure
 from nightcrew_workspaces.loopback import Loopback
 from nightcrew_workspaces.output import Transcript
-from nightcrew_workspaces.policy import SUPPORT, BoxPolicy, Limits, Mount
+from nightcrew_workspaces.policy import HOME, SUPPORT, BoxPolicy, Limits, Mount
 from nightcrew_workspaces.process import BoxProcess, start
 from nightcrew_workspaces.room import Held, Room
 from nightcrew_workspaces.running import Ended, PipeReader, Running, put_away
@@ -81,6 +81,8 @@ class Box:
         self.loopback: Loopback | None = None
         """What `run` and background commands share; None as long as each has one of its own."""
         writable = [mount.source for mount in policy.mounts if mount.writable]
+        if policy.home is not None:
+            writable.append(policy.home)
         watched = bool(writable) and policy.limits.workspace_mib is not None
         self.room = Room(writable, policy.limits, self._held) if watched else None
         """Their size is watched; None where it is not."""
@@ -188,7 +190,8 @@ class Box:
         policy = replace(self.policy, mounts=mounts, network=None, chdir="/", limits=_COUNTING)
         most = str(self.policy.limits.workspace_files)
         try:
-            argv = (*_PYTHON, f"{SUPPORT}/held.py", most, *(mount.target for mount in mounts))
+            targets = [*(mount.target for mount in mounts), *(() if policy.home is None else (HOME,))]
+            argv = (*_PYTHON, f"{SUPPORT}/held.py", most, *targets)
             counted = await Box(policy).capture(argv)
             found = json.loads(counted.stdout)
             return Held(found["bytes"], found["files"], closed=found["closed"] > 0)
