@@ -20,6 +20,7 @@ from nightcrew_workspaces.policy import (
     inner_command,
     resource_limits,
 )
+from nightcrew_workspaces.toolchains import cache_environment
 from nightcrew_workspaces.user import box_user, unreachable
 
 AGENT = BoxUser("someone", 4242, 4242, switch=True)
@@ -198,3 +199,9 @@ def test_the_directory_that_keeps_the_boxes_user_out_is_found(open_tmp):
     (open_tmp / "closed").chmod(0o711)
     assert unreachable(inside, AGENT) is None
     assert unreachable(inside / "missing", AGENT) == inside / "missing"
+
+
+def test_maven_is_told_of_its_cache_and_of_the_way_out():
+    options = box_environment(policy(network=EgressMount(Path("/srv/e/proxy")), env=cache_environment()))["MAVEN_OPTS"]
+    assert "-Dhttps.proxyHost=127.0.0.1" in options and "-Dmaven.repo.local=/cache/m2" in options
+    assert box_environment(policy(env=cache_environment()))["MAVEN_OPTS"] == "-Dmaven.repo.local=/cache/m2"

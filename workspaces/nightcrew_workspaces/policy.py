@@ -124,7 +124,7 @@ class Limits:
     file_mib: int = 2048
     """Largest size of one file."""
     workspace_mib: int | None = 16 * 1024
-    """What all its writable mounts may hold together; not looked at when None."""
+    """What all its writable mounts and its home may hold together; not looked at when None."""
     workspace_files: int = 1_000_000
     output_bytes: int = 64 * 1024
     """How much output is kept, half of it from the beginning and half from the end."""
@@ -174,7 +174,10 @@ def box_files(policy: BoxPolicy) -> dict[str, bytes]:
 
 
 def box_environment(policy: BoxPolicy) -> dict[str, str]:
-    """The whole environment of a command, sorted by name; the policy's own values win."""
+    """The whole environment of a command, sorted by name; the policy's own values win.
+
+    Only `MAVEN_OPTS` takes up both: it is a list of options, where the cache and the way out each have theirs.
+    """
     standard = {
         "GIT_PAGER": "cat",
         "GIT_TERMINAL_PROMPT": "0",
@@ -188,7 +191,10 @@ def box_environment(policy: BoxPolicy) -> dict[str, str]:
         "USER": "agent",
     }
     network = policy.network.environment() if policy.network is not None else {}
-    return dict(sorted({**standard, **network, **policy.env}.items()))
+    values = {**standard, **network, **policy.env}
+    if (maven := network.get("MAVEN_OPTS")) and "MAVEN_OPTS" in policy.env:
+        values["MAVEN_OPTS"] = f"{maven} {policy.env['MAVEN_OPTS']}"
+    return dict(sorted(values.items()))
 
 
 def bwrap_arguments(policy: BoxPolicy, *, seccomp_fd: int, status_fd: int, file_fds: Mapping[str, int]) -> list[str]:
