@@ -6,16 +6,20 @@ from pathlib import Path
 
 import pytest
 
+from nightcrew.agent import wayout
+from nightcrew.agent.ledger import Ledger
 from nightcrew.config import Config, NetworkSettings, load_config
 from nightcrew.delivery import report_json
 from nightcrew.delivery.report import report_markdown, size
 from nightcrew.domain import HostUse
 from nightcrew.errors import ConfigError, NetworkRefused, TaskFileError
 from nightcrew.events import NetworkUsed, Recorded, TaskSubmitted
+from nightcrew.journal import Journal
 from nightcrew.journal.fold import TaskRecord, fold
 from nightcrew.network import machine_allows, outside, task_may
 from nightcrew.service.door import validate
 from nightcrew_tools.contract import TaskNetwork, TaskRequest
+from nightcrew_workspaces.egress import Visit
 from nightcrew_workspaces.registries import REGISTRIES
 
 SETTINGS = NetworkSettings(allow=("pip", "*.example.org", "mirror.lan:8080"), groups={"docs": ("docs.example.org",)})
@@ -147,3 +151,23 @@ def test_sizes_are_written_as_people_write_them() -> None:
         "5.0 MiB",
         "1.5 GiB",
     ]
+
+
+def test_refused_hosts_take_no_places_of_reached_ones_and_what_is_not_journalled_is_not_reached(tmp_path: Path) -> None:
+    with Journal.open(tmp_path / "journal.sqlite") as journal:
+        request = TaskRequest(title="t", text="t", repo="/r")
+        task = journal.submit(request, origin="test", name_hint="t").task
+        record = journal.claim_task(task, "w")
+        assert record is not None
+        log = wayout._Log(ledger := Ledger(journal, record), "setup")
+        for number in range(wayout.MOST_HOSTS + 5):
+            log(Visit("CONNECT", f"{number}.evil.test", 443, allowed=False, why="no", ended=True))
+        for number in range(wayout.MOST_HOSTS):
+            log(Visit("CONNECT", f"{number}.good.test", 443, allowed=True))
+        with pytest.raises(wayout.TooManyHosts, match="one more"):
+            log(Visit("CONNECT", "last.good.test", 443, allowed=True))
+        log(Visit("CONNECT", "0.good.test", 443, allowed=True, sent=7, ended=True))
+        log.sum_up()
+        hosts = journal.record(task).hosts
+        assert len(hosts) == 2 * wayout.MOST_HOSTS
+        assert sum(use.sent for use in hosts.values()) == 7 and ledger.record.hosts == hosts

@@ -24,9 +24,16 @@ from nightcrew_workspaces.workspace import Workspace
 Phase = Literal["setup", "loop"]
 
 MOST_HOSTS = 200
-"""Hosts that are journalled one by one; a box that asks for more is only logged."""
+"""Hosts that are journalled of those that were refused, and of those that were reached.
+
+More refused ones are only logged; more of the others are not reached: what goes out unseen would count for nothing.
+"""
 
 logger = logging.getLogger("nightcrew")
+
+
+class TooManyHosts(Exception):
+    """More hosts than are journalled."""
 
 
 class WayOut:
@@ -92,7 +99,10 @@ class WayOut:
 
 
 class _Log:
-    """Journals a host when it is first asked for, and what was done with it when the way is closed."""
+    """Journals a host when it is first asked for, and what was done with it when the way is closed.
+
+    Refused ones take no places of those that are reached: a box could hide where its bytes went, and get round the cap.
+    """
 
     def __init__(self, ledger: Ledger, phase: Phase) -> None:
         self._ledger = ledger
@@ -100,7 +110,7 @@ class _Log:
         self._sums: dict[tuple[str, int, bool], HostUse] = {}
 
     def __call__(self, visit: Visit) -> None:
-        """Raises what the journal raises: then nothing goes out."""
+        """Raises what the journal raises, and `TooManyHosts`: then nothing goes out."""
         logger.info("task %s, %s: %s", self._ledger.record.id, self._phase, visit)
         use = HostUse(
             host=visit.host,
@@ -114,7 +124,9 @@ class _Log:
         )
         known = use.key in self._ledger.record.hosts or use.key in self._sums
         if not known:
-            if len(self._ledger.record.hosts) >= MOST_HOSTS:
+            if sum(one.allowed == use.allowed for one in self._ledger.record.hosts.values()) >= MOST_HOSTS:
+                if use.allowed:
+                    raise TooManyHosts(f"a task may reach {MOST_HOSTS} hosts: {use.host}:{use.port} is one more")
                 return
             self._append([use.model_copy(update={"connections": 0, "sent": 0, "received": 0})])
         self._sums[use.key] = self._sums[use.key].plus(use) if use.key in self._sums else use
