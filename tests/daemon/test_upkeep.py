@@ -8,10 +8,12 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import anyio
 import pytest
 
 from fakes.house import call, house, script
 from fakes.records import opened, submitted
+from fakes.repos import make_repository
 from nightcrew.cli.main import main
 from nightcrew.config import Config, WorkspaceSettings, load_config
 from nightcrew.errors import ConfigError
@@ -219,6 +221,22 @@ def test_the_kept_workspaces_are_listed(cli, journal, workspaces):
     assert set(listed) == {task, running}
     assert (listed[task]["title"], listed[task]["state"]) == (journal.view(task).title, "failed")
     assert listed[running]["why"] == "its task is running" and listed[task]["path"] == str(workspaces.root / task)
+
+
+def test_a_task_cancelled_between_two_runs_keeps_what_it_did_as_a_patch(cli, journal, workspaces, open_tmp):
+    source = make_repository(open_tmp / "src", {"a.py": "old\n"})
+    task = journal.submit(submitted().request, origin="test", name_hint="fix").task
+    journal.claim_task(task, "w")
+
+    async def begin() -> None:
+        async with await workspaces.create(task, str(source)) as work:
+            await work.box.run("echo new >> a.py")
+
+    anyio.run(begin)
+    journal.release(task, "w")
+    assert "cancelled" in cli("cancel", task)[0]
+    assert "+new" in cli("diff", task)[0]
+    assert "# Cancelled (exit code 130)" in cli("report", task)[0]
 
 
 def test_a_home_without_workspaces_says_so_and_makes_none(cli, open_tmp):

@@ -128,7 +128,12 @@ def diff(task: TaskId, json: JsonFlag = False) -> None:
 
 def cancel(task: TaskId, json: JsonFlag = False) -> None:
     """Stop a task: a queued or waiting one at once, a running one within seconds. What it did is kept as a patch."""
+    from contextlib import suppress
+
     from nightcrew.delivery import write_results
+    from nightcrew.service.upkeep import leave
+    from nightcrew.service.worker import make_workspaces
+    from nightcrew_workspaces.errors import BoxUnavailable
 
     config = _config()
 
@@ -136,7 +141,9 @@ def cancel(task: TaskId, json: JsonFlag = False) -> None:
         view = await desk.gateway.cancel(task)
         if view.outcome is not None and view.started_at is not None and view.report_path is None:
             # It was waiting for its next run, so no worker is there to write down what it did.
-            write_results(config.outbox, desk.journal.record(view.id), "")
+            with suppress(BoxUnavailable):  # then the next start writes its report, with what it did
+                patch = await leave(config, make_workspaces(config), view.id)
+                write_results(config.outbox, desk.journal.record(view.id), patch)
             view = await desk.gateway.view(view.id)
         elif view.outcome is None and view.concerns:
             view = await desk.carry_out(view)
