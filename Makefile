@@ -48,6 +48,7 @@ conformance: setup
 bench: setup
 	$(RUN)python bench/overhead.py
 	$(RUN)python bench/box.py
+	$(RUN)python bench/servers.py
 
 setup: .venv/installed
 
