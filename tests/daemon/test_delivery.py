@@ -25,6 +25,7 @@ from fakes.records import (
 from nightcrew.delivery.patches import changed_files
 from nightcrew.delivery.quoting import clean, code, one_line
 from nightcrew.delivery.results import Report, as_after, report_json, report_markdown, result_paths, write_results
+from nightcrew.delivery.writing import write_atomically
 from nightcrew.domain import Check, CheckResult, Plan, Step, Verdict
 from nightcrew.events import (
     AttemptEnded,
@@ -381,3 +382,12 @@ def test_a_record_can_be_shown_as_after_before_the_journal_says_so() -> None:
     assert ended.ended is not None and ended.ended_at == "2026-11-01T23:00:00.000+00:00"
     assert record.ended is None and ended.seq == record.seq + 1
     assert as_after(ended, TaskEnded(outcome=Outcome.FAILED, reason=""), at="x") is ended
+
+
+def test_a_file_with_the_longest_name_can_be_written_and_nothing_else_is_left(tmp_path: Path) -> None:
+    path = tmp_path / ("n" * 255)
+    for content in (b"one", b"two"):
+        write_atomically(path, content)
+        assert path.read_bytes() == content
+    assert list(tmp_path.iterdir()) == [path]
+    assert path.stat().st_mode & 0o777 == 0o644

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import copy
 import json
-import os
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -13,6 +11,7 @@ from typing import Literal
 from nightcrew.delivery.findings import attention, final_attempt, final_checks, rungs, times, verified
 from nightcrew.delivery.patches import changed_files
 from nightcrew.delivery.report import exit_code, public_model, report_markdown
+from nightcrew.delivery.writing import sync_folder, write_atomically
 from nightcrew.domain import CheckResult, HostUse, Plan
 from nightcrew.events import ChecksRan, Event, Recorded
 from nightcrew.journal.fold import TaskRecord, advance, reason
@@ -206,14 +205,16 @@ def write_results(outbox: Path, record: TaskRecord, patch: str) -> ResultPaths:
     outbox.mkdir(parents=True, exist_ok=True)
     paths = result_paths(outbox, record.name)
     if patch:
-        _replace(paths.patch, patch.encode("utf-8", "surrogateescape"))
+        write_atomically(paths.patch, patch.encode("utf-8", "surrogateescape"))
     else:
         paths.patch.unlink(missing_ok=True)
     # ASCII, so that no byte a model chose can reach the terminal of someone who looks into it.
-    _replace(paths.json, json.dumps(report_json(record, patch=patch), indent=2).encode() + b"\n")
+    write_atomically(paths.json, json.dumps(report_json(record, patch=patch), indent=2).encode() + b"\n")
     # Last, because a person who waits for a task looks for this one.
-    _replace(paths.markdown, report_markdown(record, patch=patch, patch_path=paths.patch).encode("utf-8", "replace"))
-    _sync(outbox)
+    write_atomically(
+        paths.markdown, report_markdown(record, patch=patch, patch_path=paths.patch).encode("utf-8", "replace")
+    )
+    sync_folder(outbox)
     return paths
 
 
@@ -256,31 +257,3 @@ def _attempt(record: TaskRecord, number: int, revision: int) -> AttemptReport:
         notes=reached.verdict.notes if reached else (),
         candidates={rung.name: {"tried": rung.tried, "passed": rung.passed} for rung in rungs(record, number)},
     )
-
-
-def _replace(path: Path, content: bytes) -> None:
-    """Write beside the file, flush to disk, rename over it: a reader sees the old file or the new one."""
-    try:
-        if path.read_bytes() == content:
-            return
-    except FileNotFoundError:
-        pass
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(temporary).chmod(0o644)
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-
-
-def _sync(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

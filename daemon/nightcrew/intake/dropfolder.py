@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from nightcrew.delivery.writing import sync_folder, write_atomically
 from nightcrew.journal.ids import new_task_id, now
 from nightcrew.journal.locks import private_directory
 
@@ -109,8 +110,8 @@ class DropFolder:
                 (self.inbox / name).rename(target)
                 claimed.append(Claimed(task, short, target))
         if claimed:
-            _sync_folder(self._claimed)
-            _sync_folder(self.inbox)
+            sync_folder(self._claimed)
+            sync_folder(self.inbox)
         return claimed
 
     def claimed(self) -> list[Claimed]:
@@ -154,24 +155,10 @@ class DropFolder:
         text = _report(shown(target.name), reason, line, _excerpt(claimed.path, line))
         # The report first: after a crash in between, the file is still claimed and all this happens again.
         write_atomically(target.with_name(f"{target.name}.report.md"), text.encode())
+        sync_folder(target.parent)
         with contextlib.suppress(FileNotFoundError):
             shutil.move(claimed.path, target)  # a rename, unless the folders are on different disks
         return target.name
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """Write a file so that whoever looks sees all of it or what was there before, also after a crash."""
-    temporary = path.with_name(f".{new_task_id()}.tmp")
-    try:
-        with temporary.open("xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.rename(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    _sync_folder(path.parent)
 
 
 def _is_temporary(name: str) -> bool:
@@ -209,15 +196,6 @@ def _shorten(name: str) -> str:
     suffix = os.fsencode(Path(name).suffix)[-20:]
     kept = raw[: _NAME_BYTES - len(suffix)].decode("utf-8", "ignore").encode()
     return os.fsdecode(kept + suffix)
-
-
-def _sync_folder(folder: Path) -> None:
-    with contextlib.suppress(FileNotFoundError):
-        fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(fd)
-        finally:
-            os.close(fd)
 
 
 def _excerpt(path: Path, line: int | None) -> str:
