@@ -743,3 +743,15 @@ async def test_annotations_and_facts_of_the_whole_set():
         separators=(",", ":"),
     )
     assert len(listed) / len(tools) < 400  # a token is about four of these bytes
+
+
+async def test_a_status_reads_no_file_that_the_persons_own_git_has_looked_at(tools: Tools, root: Path):
+    """The account has another number in the box than in the index, which is no change of a file."""
+    past = 1_700_000_000
+    os.utime(root / "calc.py", (past, past))
+    git("update-index", "--really-refresh", at=root)
+    own(root / ".git")
+    (root / "calc.py").chmod(0o200)  # whoever reads it now gets an error
+    assert "nothing changed" in await tools("status")
+    os.utime(root / "calc.py", (past + 5, past + 5))
+    assert "calc.py" in await tools("status")
