@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import os
 import re
+import secrets
 import signal
 import subprocess
 import sys
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import anyio
@@ -156,6 +157,51 @@ async def test_a_client_over_http_needs_the_token_that_was_made(home, shop, tmp_
 
 def test_the_task_tools_alone_need_no_root(home):
     assert run(home).returncode == 0  # its client is gone at once
+
+
+@ERAS
+@pytest.mark.parametrize("transport", ["stdio", "http"])
+async def test_a_call_that_is_cancelled_leaves_no_process(home, shop, tmp_path, mode, transport):
+    marker = f"41{os.getpid()}{secrets.randbelow(10**6):06}"
+    opened = over_stdio(home, "--root", str(shop), mode=mode) if transport == "stdio" else over_http(home, shop, mode)
+    async with opened as client:
+        async with anyio.create_task_group() as group:
+            group.start_soon(client.call_tool, "run_command", {"command": f"setsid sleep {marker} & sleep {marker}"})
+            await until(lambda: running(marker))
+            group.cancel_scope.cancel()
+        await until(lambda: not running(marker))
+        assert not (await client.call_tool("read_file", {"path": "prices.py"})).is_error
+
+
+def running(marker: str) -> list[str]:
+    """Processes of this machine, in boxes too, that have the marker as an argument."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):
+            if path.read_bytes().split(b"\0")[:2] == [b"sleep", marker.encode()]:
+                found.append(path.parent.name)
+    return found
+
+
+async def until(condition) -> None:
+    with anyio.fail_after(40):
+        while not condition():  # noqa: ASYNC110 - a process elsewhere has no event
+            await anyio.sleep(0.05)
+
+
+@asynccontextmanager
+async def over_http(home, shop, mode):
+    arguments = ["mcp", "--root", str(shop), "--http", "127.0.0.1:0"]
+    process = await anyio.open_process([*NIGHTCREW, *arguments], env=home, stdin=subprocess.DEVNULL)
+    try:
+        said = ""
+        while "serving MCP at" not in said:
+            said += (await process.stderr.receive()).decode()
+        async with Client(re.search(r"http://\S+/mcp", said)[0], mode=mode) as client:
+            yield client
+    finally:
+        process.send_signal(signal.SIGTERM)
+        await process.wait()
 
 
 def test_configurations_are_printed_for_every_client(home, shop):
