@@ -68,7 +68,8 @@ FAMILIES: frozenset[str] = frozenset(TOOLS.values())
 def _known(what: str, names: frozenset[str], known: frozenset[str]) -> None:
     for name in sorted(names - known):
         close = get_close_matches(name, sorted(known), n=1)
-        raise ValueError(f"grants: no {what} is called {name!r}" + (f"; did you mean {close[0]!r}?" if close else ""))
+        hint = f"; did you mean {close[0]!r}?" if close else f"; there are: {', '.join(sorted(known))}"
+        raise ValueError(f"grants: no {what} is called {name!r}{hint}")
 
 
 @dataclass(frozen=True)

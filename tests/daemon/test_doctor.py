@@ -241,6 +241,11 @@ def test_a_fetch_in_a_log_is_a_line_now_and_then(capsys: pytest.CaptureFixture[s
     assert lines[0].startswith("  0 % of 0 MB from the hub, 0.0 MB/s, 10 s left")
 
 
+def test_a_fetch_that_has_only_begun_promises_no_end(capsys: pytest.CaptureFixture[str]) -> None:
+    Meter().show(Progress("fetching", "the hub", 64, 1_100_000_000, 64.0))
+    assert capsys.readouterr().err == "  0 % of 1,100 MB from the hub\n"
+
+
 def test_the_hosts_that_tasks_may_ask_for_are_shown(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("https_proxy", "HTTPS_PROXY", "http_proxy", "HTTP_PROXY"):
         monkeypatch.delenv(name, raising=False)

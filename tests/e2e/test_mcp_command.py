@@ -114,6 +114,7 @@ async def test_tools_are_chosen_by_family_and_by_name(home, shop):
     [
         (["--tools", "files"], "--root|name a root"),
         (["--tools", "fles", "--root", "/tmp"], "files"),
+        (["--tools", "nope", "--root", "/tmp"], "there are: files, git, shell, tasks"),
         (["--root", "/none"], "no such directory"),
         (["--root", "/"], "obey files"),
         (["--deny", "run_comand", "--root", "."], "run_command"),

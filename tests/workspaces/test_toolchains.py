@@ -95,6 +95,20 @@ def test_a_toolchain_that_the_boxes_user_cannot_reach_is_named_with_what_is_in_t
     assert not [each for each in found.found if each.name == "rust"]
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="takes another user's part")
+def test_a_service_that_may_not_enter_what_its_path_names_finds_no_toolchain_there_and_goes_on(home):
+    home.chmod(0o700)
+    user = box_user()
+    variables = environ(home, f"{home}/.cargo/bin:{home}/.pyenv/shims") | {"JAVA_HOME": f"{home}/java"}
+    os.seteuid(user.uid)
+    try:
+        found = find_toolchains(variables, user)
+    finally:
+        os.seteuid(0)
+    assert roots(found, home) == []
+    assert not [missed for missed in found.missed if home in missed.toolchain.root.parents]
+
+
 def test_every_cache_is_the_tasks_own():
     for name, value in cache_environment().items():
         assert value.removeprefix("-Dmaven.repo.local=").startswith(f"{CACHE}/"), name

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import os
 import re
+import stat
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -87,13 +88,16 @@ def cache_environment(at: str = CACHE) -> dict[str, str]:
 
 
 def find_toolchains(environ: Mapping[str, str], user: BoxUser) -> Toolchains:
-    """Look at the usual places of this machine and of the service's own account. `environ` is the service's."""
+    """Look at the usual places of this machine and of the service's own account. `environ` is the service's.
+
+    What the service itself may not enter (a `PATH` that came along through `su`) is no toolchain of its, and no error.
+    """
     found: list[Toolchain] = []
     missed: list[Missed] = []
     seen: set[Path] = set()
     for each in _candidates(environ):
         root = each.root.resolve()
-        if root in seen or not (root / "bin").is_dir():
+        if root in seen or not _is(root / "bin", stat.S_ISDIR):
             continue
         seen.add(root)
         toolchain = Toolchain(each.name, root, each.variable)
@@ -102,6 +106,13 @@ def find_toolchains(environ: Mapping[str, str], user: BoxUser) -> Toolchains:
         else:
             found.append(toolchain)
     return Toolchains(tuple(found), tuple(missed))
+
+
+def _is(path: Path, kind: Callable[[int], bool]) -> bool:
+    try:
+        return kind(path.stat().st_mode)
+    except OSError:
+        return False
 
 
 def _candidates(environ: Mapping[str, str]) -> Iterator[Toolchain]:
@@ -146,7 +157,7 @@ def _python(pyenv: Path, search: list[Path]) -> Iterator[Toolchain]:
 
 def _newest(name: str, folder: Path, pattern: str) -> Iterator[Toolchain]:
     try:
-        versions = [path for path in folder.glob(pattern) if (path / "bin").is_dir()]
+        versions = [path for path in folder.glob(pattern) if _is(path / "bin", stat.S_ISDIR)]
     except OSError:
         return
     if versions:
@@ -158,7 +169,7 @@ def _optional(search: list[Path]) -> Iterator[Toolchain]:
     for tool in _TOOLS:
         for entry in search:
             program = Path(os.path.realpath(entry / tool))
-            if program.is_file() and program.parent.name == "bin" and _OPT in program.parents:
+            if _is(program, stat.S_ISREG) and program.parent.name == "bin" and _OPT in program.parents:
                 if program.parent.parent != _OPT:
                     yield Toolchain(tool, program.parent.parent)
                 break

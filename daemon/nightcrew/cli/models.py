@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 _STEP_SECONDS = 5.0
 """Between two lines about a fetch that goes into a log."""
 
+_LONG_SECONDS = 36_000.0
+"""A fetch that seems to need more has only begun, or stands still: nothing is said of its end."""
+
 app = typer.Typer(
     name="model",
     help="The embedded model's weights: fetch them, say where they are, see that they are whole.",
@@ -136,8 +139,7 @@ def _words(progress: Progress) -> str:
         return f"checking what came from {progress.source}"
     share = 100 * progress.done / progress.total if progress.total else 100.0
     text = f"{share:3.0f} % of {progress.total / 1e6:,.0f} MB from {progress.source}"
-    if progress.speed > 0:
-        left = (progress.total - progress.done) / progress.speed
+    if (left := (progress.total - progress.done) / max(progress.speed, 1e-9)) < _LONG_SECONDS:
         text += f", {progress.speed / 1e6:.1f} MB/s, {left:.0f} s left"
     return text
 
