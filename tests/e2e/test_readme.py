@@ -103,6 +103,14 @@ def test_its_links_lead_somewhere() -> None:
         assert (ROOT / target).exists(), target
 
 
+@pytest.mark.parametrize(
+    "name", ["README.md", "CHANGELOG.md", "CONTRIBUTING.md", "docs/mcp.md", "docs/repositories.md"]
+)
+def test_lines_are_wrapped_at_120(name: str) -> None:
+    lines = (ROOT / name).read_text().splitlines()
+    assert [line for line in lines if len(line) > 120 and not line.startswith("|")] == []
+
+
 @pytest.mark.parametrize("path", sorted((ROOT / "examples" / "tasks").glob("*.md")), ids=lambda path: path.name)
 def test_the_example_tasks_are_task_files(path: Path) -> None:
     assert parse(path.read_bytes(), name=path.stem).title
