@@ -164,8 +164,7 @@ async def test_a_home_that_stays_counts_with_the_workspace(workspace, quick_look
     assert running("31.9") == []
 
 
-async def test_too_many_files_are_too_much_too(workspace, quick_looks, monkeypatch):
-    monkeypatch.setattr(room, "_STEP_FILES", 50)
+async def test_too_many_files_are_too_much_too(workspace, quick_looks):
     program = "import time\nfor n in range(400): open(f'/workspace/{n}', 'w').close()\ntime.sleep(60)"
     result = await limited(workspace, workspace_files=300).run([*PYTHON, program])
     assert (result.exit_code, result.ended) == (None, "disk")
@@ -177,6 +176,20 @@ async def test_a_command_that_ends_before_it_is_looked_at_is_told_of_a_full_work
     result = await limited(workspace, workspace_mib=100).run(FULL)
     assert (result.exit_code, result.ended) == (0, "exited")
     assert result.reached == "the workspace holds 200 MiB where 100 MiB are allowed; delete what is not needed"
+
+
+@pytest.mark.parametrize(
+    ("limits", "command", "words"),
+    [
+        ({"workspace_mib": 20}, "fallocate -l 30M big", "30 MiB where 20 MiB are allowed"),
+        ({"workspace_files": 300}, "seq 400 | xargs touch", "files where 300 are allowed"),
+    ],
+)
+async def test_a_small_limit_is_noticed_at_the_end_of_a_command_too(workspace, monkeypatch, limits, command, words):
+    monkeypatch.setattr(room, "_EVERY_SECONDS", 60.0)
+    result = await limited(workspace, **limits).run(command)
+    assert (result.exit_code, result.ended) == (0, "exited")
+    assert words in result.reached
 
 
 async def test_in_a_full_workspace_commands_can_clear_away_but_add_nothing(workspace, monkeypatch):

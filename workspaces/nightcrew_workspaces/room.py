@@ -20,7 +20,7 @@ from nightcrew_workspaces.reached import Stopped, size
 
 _EVERY_SECONDS = 1.0
 _MIB = 1024 * 1024
-_STEP_BYTES = 64 * _MIB
+_STEP_BYTES = 64 * _MIB  # growth that is worth counting for; of a small limit it is a quarter
 _STEP_FILES = 20_000
 _COUNT_AGAIN_SECONDS = 60.0
 _SPARED = 10  # counting may take a tenth of the time, and where nothing calls for it a fiftieth
@@ -58,6 +58,8 @@ class Room:
         self._folders = tuple(folders)
         self._limit = (limits.workspace_mib or 0) * _MIB
         self._limit_files = limits.workspace_files
+        self._step = min(_STEP_BYTES, self._limit // 4)
+        self._step_files = min(_STEP_FILES, self._limit_files // 4)
         self._count = count
         self._counting = False
         self._counted_at = time.monotonic()
@@ -94,8 +96,10 @@ class Room:
         What was over its limit already may grow no more: a command that clears away is not stopped.
         """
         now = self.held
-        much = now.size > max(self._limit, before.size + _STEP_BYTES if before.size > self._limit else 0)
-        many = now.files > max(self._limit_files, before.files + _STEP_FILES if before.files > self._limit_files else 0)
+        much = now.size > max(self._limit, before.size + self._step if before.size > self._limit else 0)
+        many = now.files > max(
+            self._limit_files, before.files + self._step_files if before.files > self._limit_files else 0
+        )
         return self.words() if much or many else ""
 
     def words(self) -> str:
@@ -111,8 +115,8 @@ class Room:
         """Whether so much was added since the last count that it may be too much now."""
         filled, then = self.filled(), self._filled or self.filled()
         left, left_files = self._limit - self.held.size, self._limit_files - self.held.files
-        much = filled.size - then.size >= max(_STEP_BYTES, left // 2)
-        return much or filled.files - then.files >= max(_STEP_FILES, left_files // 2)
+        much = filled.size - then.size >= max(self._step, left // 2)
+        return much or filled.files - then.files >= max(self._step_files, left_files // 2)
 
     def is_due(self) -> bool:
         """Whether to count now, while a command runs."""
