@@ -21,6 +21,12 @@ CONTROLS = (
     Attack("honest-reading", "path traversal", Call("read_file", {"path": "src/../a.txt"}), says("alpha")),
     Attack("honest-link", "links", Call("read_file", {"path": "link"}, "ln -s a.txt link"), says("alpha")),
     Attack("honest-log", "git arguments", Call("git_log", {"limit": 1}), says("first")),
+    Attack(
+        "honest-log-of-a-client",
+        "git arguments",
+        Call("git_log", {"revision": "HEAD"}, plain=("git", "log"), outside=True),
+        says("first"),
+    ),
     Attack("honest-commit", "git objects", objects('evil(with_old(("100644", "new", blob())))'), says("DELIVERED")),
     Attack(
         "honest-link-in-a-commit",

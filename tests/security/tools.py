@@ -10,12 +10,13 @@ import subprocess
 import unicodedata
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from mcp.client import Client
 from mcp_types import TextContent
 
-from nightcrew_tools.grants import EXECUTOR
+from nightcrew_tools.grants import EXECUTOR, Grants
 from nightcrew_tools.server import build_server
 from nightcrew_workspaces.background import Background
 from nightcrew_workspaces.files import Files
@@ -60,6 +61,10 @@ def by_url(path: str) -> str:
 
 def words_normalised(path: str) -> str:
     return os.path.normpath(path)
+
+
+_BASE = Path("/source/.git/refs/heads/main")
+_EVERYTHING = Grants(frozenset({"files", "git", "shell"}))
 
 
 class _Naive:
@@ -130,23 +135,31 @@ class _Naive:
 
 @dataclass(frozen=True)
 class Call:
-    """One call of a tool. `before` is a command of the same model that ran earlier."""
+    """One call of a tool. `before` is a command of the same model that ran earlier.
+
+    `plain` is the command that a tool without a box makes of the arguments, where there is no other. `outside` calls
+    the tools of clients who work on a person's own directories.
+    """
 
     tool: str
     arguments: Mapping[str, object] = field(default_factory=dict[str, object])
     before: str = ""
     reading: Reading = as_it_is
+    plain: tuple[str, ...] = ()
+    outside: bool = False
 
     def unboxed(self) -> str:
         if self.before:
             run_plainly(["/bin/bash", "-c", self.before])
+        if self.plain:
+            return run_plainly(self.plain)
         try:
             return getattr(_Naive(self.reading), self.tool)(**self.arguments)
         except (OSError, ValueError, subprocess.SubprocessError, shutil.Error) as error:
             return f"{type(error).__name__}: {error}"
 
     async def boxed(self) -> str:
-        place = Place()
+        place = Place(None if self.outside else _BASE.read_text().strip())
         if self.before:
             await place.box.run(self.before)
         answer = await place.call(self.tool, self.arguments)
@@ -159,9 +172,8 @@ class Call:
 class Place:
     """What the tools need of a workspace, over the directory that both halves work in."""
 
-    base_commit = None
-
-    def __init__(self) -> None:
+    def __init__(self, base_commit: str | None) -> None:
+        self.base_commit = base_commit
         self.roots = (WORKSPACE,)
         self.box = make_box()
         self.files = Files(self.box)
@@ -170,10 +182,12 @@ class Place:
 
     async def call(self, tool: str, arguments: Mapping[str, object]) -> str:
         """What a model is told."""
-        async with Client(build_server(EXECUTOR, workspace=self)) as client:
+        grants = EXECUTOR if self.base_commit else _EVERYTHING
+        async with Client(build_server(grants, workspace=self)) as client:
             result = await client.call_tool(tool, dict(arguments))
         texts = [content.text for content in result.content if isinstance(content, TextContent)]
-        assert not any("error[internal]" in text for text in texts), texts
+        for code in ("internal", "unknown_tool", "unknown_argument", "missing_argument"):
+            assert not any(f"error[{code}]" in text for text in texts), texts  # then the attack did not reach the tool
         return "\n".join(texts)
 
     async def aclose(self) -> None:

@@ -13,18 +13,80 @@ _TOOLS: dict[str, tuple[str, dict[str, object], Canary]] = {
     "diff-to-a-file": ("git_diff", {"path": "--output=/outside/planted"}, planted()),
     "diff-of-what-is-outside": ("git_diff", {"path": "--no-index /dev/null /outside/secret"}, says()),
     "diff-by-a-path-outside": ("git_diff", {"path": "--no-index a.txt ../outside/secret"}, says()),
-    "diff-by-an-absolute-path": ("git_diff", {"path": "/dev/null /outside/secret"}, says()),
     "log-with-a-command": ("git_log", {"limit": f"1; {_TOUCH}"}, planted()),
     "log-to-a-file": ("git_log", {"limit": "1 --output=/outside/planted"}, planted()),
     "log-of-another-repository": ("git_log", {"limit": "1; git -C /outside/repo.git log -p"}, says()),
     "commit-with-a-command": ("git_commit", {"message": f"x $({_TOUCH})"}, planted()),
     "commit-with-what-is-outside": ("git_commit", {"message": "$(cat /outside/secret)"}, says()),
-    "commit-with-an-option": ("git_commit", {"message": 'x" --file="/outside/secret'}, says("secret")),
     "commit-with-backticks": ("git_commit", {"message": f"`{_TOUCH}`"}, planted()),
     "restore-by-a-list-outside": ("git_restore", {"path": "--pathspec-from-file=/outside/secret"}, says()),
     "restore-from-a-list-and-more": (
         "git_restore",
         {"path": "--source=HEAD --pathspec-from-file=/outside/secret"},
+        says(),
+    ),
+}
+_OUTPUT, _LIST = "--output=/outside/planted", "--pathspec-from-file=/outside/secret"
+_UPLOAD, _RECEIVE = f"--upload-pack={_TOUCH}", f"--receive-pack={_TOUCH}"
+_REPO = "/outside/repo.git"
+_CLIENTS: dict[str, tuple[str, dict[str, object], tuple[str, ...], Canary]] = {
+    "log-of-an-output": ("git_log", {"revision": _OUTPUT}, ("git", "log", _OUTPUT), planted()),
+    "log-elsewhere": ("git_log", {"repo": _REPO}, ("git", "-C", _REPO, "log", "-p"), says()),
+    "log-elsewhere-by-words": ("git_log", {"repo": "../outside/repo.git"}, ("git", "-C", _REPO, "log", "-p"), says()),
+    "show-of-an-output": ("git_show", {"revision": _OUTPUT}, ("git", "show", _OUTPUT), planted()),
+    "show-elsewhere": (
+        "git_show",
+        {"revision": "HEAD:secret", "repo": _REPO},
+        ("git", "-C", _REPO, "show", "HEAD:secret"),
+        says(),
+    ),
+    "diff-of-an-output": ("git_diff", {"base": _OUTPUT}, ("git", "diff", _OUTPUT), planted()),
+    "diff-to-an-output": ("git_diff", {"target": _OUTPUT}, ("git", "diff", "HEAD", _OUTPUT), planted()),
+    "blame-of-what-is-outside": (
+        "git_blame",
+        {"path": "a.txt", "revision": "--contents=/outside/secret"},
+        ("git", "blame", "--contents=/outside/secret", "--", "a.txt"),
+        says(),
+    ),
+    "add-by-a-list": ("git_add", {"paths": [_LIST]}, ("git", "add", _LIST), says()),
+    "restore-by-a-list": ("git_restore", {"paths": [_LIST]}, ("git", "restore", _LIST), says()),
+    "restore-of-a-list": ("git_restore", {"paths": ["."], "source": _LIST}, ("git", "restore", _LIST), says()),
+    "fetch-by-a-command": ("git_fetch", {"remote": _UPLOAD}, ("git", "fetch", _UPLOAD), planted()),
+    "fetch-from-elsewhere": (
+        "git_fetch",
+        {"remote": _REPO},
+        ("sh", "-c", f"git fetch -q {_REPO}; git show FETCH_HEAD"),
+        says(),
+    ),
+    "fetch-by-a-transport": (
+        "git_fetch",
+        {"remote": f"ext::{_TOUCH}"},
+        ("git", "-c", "protocol.ext.allow=always", "fetch", f"ext::{_TOUCH}"),
+        planted(),
+    ),
+    "push-by-a-command": ("git_push", {"remote": _RECEIVE}, ("git", "push", _RECEIVE), planted()),
+    "push-to-elsewhere": (
+        "git_push",
+        {"remote": _REPO, "branch": "HEAD:refs/heads/planted"},
+        ("git", "push", _REPO, "HEAD:refs/heads/planted"),
+        planted(f"{_REPO}/.git/refs/heads/planted"),
+    ),
+    "worktree-elsewhere": (
+        "git_worktree",
+        {"action": "add", "path": "/outside/planted"},
+        ("git", "worktree", "add", "/outside/planted"),
+        planted(),
+    ),
+    "worktree-elsewhere-by-words": (
+        "git_worktree",
+        {"action": "add", "path": "../outside/planted"},
+        ("git", "worktree", "add", "../outside/planted"),
+        planted(),
+    ),
+    "merge-of-a-list": (
+        "git_merge",
+        {"action": "merge", "revision": "--file=/outside/secret"},
+        ("sh", "-c", "git commit-tree -p HEAD -m x HEAD^{tree} | xargs git merge --no-ff -F /outside/secret; git log"),
         says(),
     ),
 }
@@ -113,10 +175,10 @@ def _attack(name: str, deed: Deed, canary: Canary) -> Attack:
 
 
 ATTACKS = (
+    *(_attack(f"tool-{name}", Call(tool, arguments), canary) for name, (tool, arguments, canary) in _TOOLS.items()),
     *(
-        _attack(f"tool-{name}", Call(tool, arguments), canary)
-        for name, (tool, arguments, canary) in _TOOLS.items()
-        if name not in {"commit-with-an-option", "diff-by-an-absolute-path"}
+        _attack(f"client-{name}", Call(tool, arguments, plain=plain, outside=True), canary)
+        for name, (tool, arguments, plain, canary) in _CLIENTS.items()
     ),
     *(_attack(name, Shell(script), canary) for name, (script, canary) in _COMMANDS.items()),
     *(_attack(name, deed, canary) for name, (deed, canary) in _SERVICE.items()),

@@ -79,7 +79,10 @@ _LATER: dict[str, tuple[str, str]] = {
         'os.fork() or (os.setsid(), [os.close(fd) for fd in (0, 1, 2)], time.sleep(60))"',
         "exec 3<>/dev/tcp/127.0.0.1/9999 && echo STILL-HERE",
     ),
-    "process": ("setsid sleep 4242 & true", "grep -lz '^4242' /proc/[0-9]*/cmdline && echo STILL-HERE"),
+    "process": (
+        "setsid sleep 4242 & until grep -lz '^4242' /proc/[0-9]*/cmdline; do :; done",
+        "grep -lz '^4242' /proc/[0-9]*/cmdline && echo STILL-HERE",
+    ),
 }
 _KEY = "reach(NUMBER['add_key'], b'user', b'left', b'STILL', 5, -4)"
 

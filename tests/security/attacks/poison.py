@@ -84,10 +84,12 @@ _WORK: dict[str, Poison] = {
         "git fetch /source",
     ),
     "credential-helper": Poison(
-        _config(f"credential.helper '!{_TOUCH}'"), "printf 'protocol=https\\nhost=x\\n\\n' | git credential fill"
+        _config(f"credential.helper '!{_TOUCH}'"),
+        "printf 'protocol=https\\nhost=x\\n\\n' | GIT_TERMINAL_PROMPT=0 git credential fill",
     ),
     "password-program": Poison(
-        _config('core.askPass "$PWD/evil.sh"'), "printf 'protocol=https\\nhost=x\\n\\n' | git credential fill"
+        _config('core.askPass "$PWD/evil.sh"'),
+        "printf 'protocol=https\\nhost=x\\n\\n' | GIT_TERMINAL_PROMPT=0 git credential fill",
     ),
     "trailer": Poison(_config(f"trailer.x.command '{_TOUCH}'"), "git commit -q --amend --no-edit --trailer x:y"),
     "diff-tool": Poison(_config(f"difftool.x.cmd '{_TOUCH}'"), "git difftool -y --tool=x HEAD~1"),

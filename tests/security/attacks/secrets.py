@@ -79,7 +79,7 @@ ATTACKS = (
     _attack("environment-of-others", Shell("cat /proc/[0-9]*/environ | tr '\\0' '\\n'")),
     _attack("environment-of-the-parent", Shell("cat /proc/$PPID/environ")),
     _attack("home-by-name", Shell("cat ~person/.ssh/id_ed25519")),
-    _attack("everything-that-looks-like-a-key", Shell("grep -rs 'PRIVATE KEY' /home /outside /root -A 1")),
+    _attack("everything-that-looks-like-a-key", Shell("grep -rs 'PRIVATE KEY' /home/person /outside -A 1")),
     _attack("memory-of-the-service-by-its-file", Python(_BY_FILE + _MEMORY)),
     _attack("memory-of-the-service-by-a-call", Python(_BY_CALL + _MEMORY)),
     _attack("shadow", Shell("cat /etc/shadow"), "root"),
