@@ -21,7 +21,7 @@ import anyio
 from pydantic import TypeAdapter, ValidationError
 
 from nightcrew_workspaces.box import Box, BoxChannel
-from nightcrew_workspaces.errors import FILE_CODES, BoxError, FileCode, FileError
+from nightcrew_workspaces.errors import FILE_CODES, FileCode, FileError
 from nightcrew_workspaces.file_facts import (
     Edit,
     Edited,
@@ -37,6 +37,7 @@ from nightcrew_workspaces.file_facts import (
     SearchResult,
     Written,
 )
+from nightcrew_workspaces.helpers import start_helper
 from nightcrew_workspaces.policy import SUPPORT, WORKSPACE
 
 _HELPER = (
@@ -44,7 +45,6 @@ _HELPER = (
     f"import sys; sys.path.insert(0, '{SUPPORT}/lib'); from nightcrew_workspaces.boxd import main; main()",
 )
 _LARGEST_FRAME = 16 * 1024 * 1024
-_START_SECONDS = 30.0
 _UNREADABLE = "the file helper's answer cannot be read; try again"
 _LARGEST_BYTES = 8 * 1024 * 1024
 _HARMLESS = frozenset({"read", "read_bytes", "stat", "list", "list_all", "outline", "glob", "search"})
@@ -272,18 +272,8 @@ class Files:
         if self._channel is not None and self._channel.alive:
             return self._channel
         await self._drop()
-        channel = self._channel = await self._box.spawn((*_HELPER, *self.roots))
-        try:
-            with anyio.fail_after(_START_SECONDS):
-                await _receive(channel)
-        except BaseException as error:
-            self._channel = None
-            await channel.aclose()
-            if isinstance(error, (OSError, asyncio.IncompleteReadError, TimeoutError)):
-                said = channel.errors() or "it ended at once"
-                raise BoxError(f"the file helper did not start: {said}") from error
-            raise
-        return channel
+        self._channel = await start_helper(self._box, (*_HELPER, *self.roots), "file helper", _receive)
+        return self._channel
 
     async def _drop(self) -> None:
         channel, self._channel = self._channel, None

@@ -16,6 +16,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from nightcrew_workspaces.box import Box, BoxChannel
 from nightcrew_workspaces.errors import BoxError
+from nightcrew_workspaces.helpers import start_helper
 from nightcrew_workspaces.policy import SUPPORT
 from nightcrew_workspaces.running import Ended
 
@@ -23,7 +24,7 @@ _HELPER = (
     *("/usr/bin/python3", "-I", "-S", "-B", "-c"),
     f"import sys; sys.path.insert(0, '{SUPPORT}/lib'); from nightcrew_workspaces.boxd_git import main; main()",
 )
-_START_SECONDS = 30.0
+_LOOK_SECONDS = 30.0
 _GRACE_SECONDS = 10.0  # the helper keeps the time itself; this much later its box is killed
 _LARGEST_HEADER = 4 * 1024 * 1024
 _LARGEST_ERROR = 64 * 1024
@@ -125,7 +126,7 @@ class GitBox:
     async def look(self, path: str, names: Sequence[str] = ()) -> GitFolder:
         """The repository that the directory `path` belongs to, and small files of its git directory."""
         async with self._lock:
-            header, _, _ = await self._ask("look", {"path": path, "names": list(names)}, _START_SECONDS, 0)
+            header, _, _ = await self._ask("look", {"path": path, "names": list(names)}, _LOOK_SECONDS, 0)
         return _checked(_FOLDER, header)
 
     async def aclose(self) -> None:
@@ -159,18 +160,8 @@ class GitBox:
             return self._channel
         await self._drop()
         self._shown = shown
-        channel = self._channel = await self._box.spawn(_HELPER)
-        try:
-            with anyio.fail_after(_START_SECONDS):
-                await _header(channel)
-        except BaseException as error:
-            self._channel = None
-            await channel.aclose()
-            if isinstance(error, (OSError, asyncio.IncompleteReadError, TimeoutError)):
-                said = channel.errors() or "it ended at once"
-                raise BoxError(f"the git helper did not start: {said}") from error
-            raise
-        return channel
+        self._channel = await start_helper(self._box, _HELPER, "git helper", _header)
+        return self._channel
 
     async def _drop(self) -> None:
         channel, self._channel = self._channel, None
