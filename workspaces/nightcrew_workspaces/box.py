@@ -36,7 +36,7 @@ _COUNTING = Limits(seconds=60, memory_mib=1024, workspace_mib=None)
 _SCRIPTS = ("held.py", "probe.py", "spectrum.py")
 _MODULES = (
     *("boxd.py", "boxd_find.py", "boxd_git.py", "boxd_load.py", "boxd_paths.py", "boxd_reading.py"),
-    *("boxd_search.py", "boxd_store.py", "boxd_text.py", "boxd_tree.py", "boxd_writing.py"),
+    *("boxd_search.py", "boxd_store.py", "boxd_text.py", "boxd_tree.py", "boxd_wire.py", "boxd_writing.py"),
 )
 
 

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from nightcrew_workspaces.boxd_paths import Places
 from nightcrew_workspaces.boxd_reading import Reading
 from nightcrew_workspaces.boxd_text import Refused
+from nightcrew_workspaces.boxd_wire import close_to_others, receive, send
 
 if TYPE_CHECKING:
     from nightcrew_workspaces.boxd_writing import Writing
@@ -93,11 +94,11 @@ def serve(roots: Sequence[str]) -> None:
     helper = Helper(*roots)
     _send({"ok": GREETING})
     _prepare()
-    while header := _receive(4):
+    while header := receive(4):
         size = int.from_bytes(header, "big")
         if size > _LARGEST_FRAME:
             return
-        _send(answer(helper, json.loads(_receive(size))))
+        _send(answer(helper, json.loads(receive(size))))
 
 
 def _prepare() -> None:
@@ -109,30 +110,10 @@ def _prepare() -> None:
 
 
 def _send(message: dict[str, Any]) -> None:
-    body = json.dumps(message, ensure_ascii=False).encode(errors="replace")
-    view = memoryview(len(body).to_bytes(4, "big") + body)
-    while view:
-        view = view[os.write(1, view) :]
-
-
-def _receive(size: int) -> bytes:
-    """Exactly `size` bytes, or nothing when the other side is gone."""
-    received = bytearray()
-    while len(received) < size:
-        if not (chunk := os.read(0, size - len(received))):
-            return b""
-        received += chunk
-    return bytes(received)
-
-
-def _close_to_others() -> None:
-    """Other processes in the box must not write into this one: then /proc/PID/mem and /proc/PID/fd are root's."""
-    import ctypes  # noqa: PLC0415
-
-    ctypes.CDLL(None).prctl(4, 0, 0, 0, 0)  # PR_SET_DUMPABLE
+    send(json.dumps(message, ensure_ascii=False).encode(errors="replace"))
 
 
 def main() -> None:
     """Serve the roots that the command line names."""
-    _close_to_others()
+    close_to_others()
     serve(sys.argv[1:])

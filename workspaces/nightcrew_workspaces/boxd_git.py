@@ -20,6 +20,8 @@ import stat
 import time
 from typing import Any
 
+from nightcrew_workspaces.boxd_wire import close_to_others, receive, send
+
 GREETING = "nightcrew git 1"
 _LARGEST_REQUEST = 16 * 1024 * 1024
 _CHUNK = 64 * 1024
@@ -186,11 +188,11 @@ def serve() -> None:
     """Answer requests until standard input ends."""
     os.umask(0o022)
     _send({"ok": GREETING})
-    while header := _receive(4):
+    while header := receive(4):
         size = int.from_bytes(header, "big")
         if size > _LARGEST_REQUEST:
             return
-        request: dict[str, Any] = json.loads(_receive(size))
+        request: dict[str, Any] = json.loads(receive(size))
         if request.pop("op") == "run":
             answer, output, errors = run(**request)
             _send({**answer, "stdout": len(output), "stderr": len(errors)}, output, errors)
@@ -199,30 +201,10 @@ def serve() -> None:
 
 
 def _send(message: dict[str, Any], *more: bytes) -> None:
-    body = json.dumps(message).encode()
-    view = memoryview(b"".join((len(body).to_bytes(4, "big"), body, *more)))
-    while view:
-        view = view[os.write(1, view) :]
-
-
-def _receive(size: int) -> bytes:
-    """Exactly `size` bytes, or nothing when the other side is gone."""
-    received = bytearray()
-    while len(received) < size:
-        if not (chunk := os.read(0, size - len(received))):
-            return b""
-        received += chunk
-    return bytes(received)
-
-
-def _close_to_others() -> None:
-    """What a repository makes git run must not write into this process: then /proc/PID/mem and fd are root's."""
-    import ctypes  # noqa: PLC0415
-
-    ctypes.CDLL(None).prctl(4, 0, 0, 0, 0)  # PR_SET_DUMPABLE
+    send(json.dumps(message).encode(), *more)
 
 
 def main() -> None:
     """Serve one workspace or several roots."""
-    _close_to_others()
+    close_to_others()
     serve()
