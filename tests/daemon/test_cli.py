@@ -46,6 +46,7 @@ COMMANDS = [
     "report",
     "diff",
     "cancel",
+    "journal",
     "approve",
     "reject",
     "doctor",

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from nightcrew.cli import deciding, demo, doctor, mcp, models, running, tasks, up
+from nightcrew.cli import deciding, demo, doctor, journal, mcp, models, running, tasks, up
 from nightcrew.cli.output import HelpFlag, examples, say
 
 _HELP = """A headless crew of local models that turns dropped task files into verified git branches.
@@ -56,6 +56,7 @@ up.register(app)
 running.register(app)
 tasks.register(app)
 deciding.register(app)
+journal.register(app)
 doctor.register(app)
 demo.register(app)
 models.register(app)

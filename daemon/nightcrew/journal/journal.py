@@ -234,6 +234,20 @@ class Journal:
         )
         return [_recorded(task, *row) for row in rows]
 
+    def readable(self, task: str, after: int = 0) -> tuple[list[Recorded], str]:
+        """Like `read`, but up to the first event that cannot be read, with what is wrong with that one; empty when all
+        can be."""
+        events: list[Recorded] = []
+        rows = self._database.all(
+            "SELECT seq, at, body FROM event WHERE task = ? AND seq > ? ORDER BY seq", task, after
+        )
+        for row in rows:
+            try:
+                events.append(_recorded(task, *row))
+            except JournalCorrupt as error:
+                return events, str(error)
+        return events, ""
+
     def record(self, task: str) -> TaskRecord:
         """The fold of the task's events. Raises `TaskNotFound`."""
         events = self.read(task)
