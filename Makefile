@@ -49,6 +49,7 @@ bench: setup
 	$(RUN)python bench/overhead.py
 	$(RUN)python bench/box.py
 	$(RUN)python bench/servers.py
+	$(RUN)python bench/journal.py
 
 setup: .venv/installed
 

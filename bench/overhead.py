@@ -122,12 +122,12 @@ class Peak(threading.Thread):
 
 
 @contextmanager
-def service(root: Path, url: str):
-    """`nightcrew up` on a home of its own."""
+def service(root: Path, url: str, more: str = ""):
+    """`nightcrew up` on a home of its own; `more` are lines of its configuration."""
     home, config = root / "home", root / "config.toml"
     home.mkdir()
     config.write_text(
-        f'home = "{home}"\nworkspaces = "{root}/workspaces"\ncrew = "bench"\n'
+        f'home = "{home}"\nworkspaces = "{root}/workspaces"\ncrew = "bench"\n{more}'
         f'[crews.bench.planner]\nbase_url = "{url}"\nmodel = "scripted"\n'
     )
     environ = {**os.environ, "NIGHTCREW_CONFIG": str(config), "NIGHTCREW_HOME": str(home)}
