@@ -19,7 +19,8 @@ Dialect = Literal["tools", "choose", "infill", "rewrite", "explain"]
 """How a role talks to its model: `tools` is native tool calls; `choose` picks files by JSON schema (planner); `infill`,
 `rewrite` and `explain` are the rungs of the repair ladder (executor), for models too small for tools."""
 
-ROLES = ("planner", "executor", "verifier")
+ROLES = ("planner", "executor", "verifier", "scout", "critic", "arbiter", "vision", "escalation", "embedder")
+"""In the order in which they are listed, and their servers get their ports."""
 
 
 class RoleSettings(Frozen):
@@ -62,12 +63,29 @@ class RoleSettings(Frozen):
 
 
 class CrewSettings(Frozen):
-    """A named set of roles. A role that is absent is played by the planner's model; the verifier is optional."""
+    """A named set of roles. An absent executor is played by the planner's model; the others are optional, and those
+    below the verifier are bound to a model and not yet called."""
 
     planner: RoleSettings
     executor: RoleSettings | None = None
     verifier: RoleSettings | None = None
     """Judges the diff after the checks passed; without it the checks alone decide."""
+    scout: RoleSettings | None = None
+    """Cheap drafts."""
+    critic: RoleSettings | None = None
+    """A second opinion on plan and diff."""
+    arbiter: RoleSettings | None = None
+    """Breaks a tie."""
+    vision: RoleSettings | None = None
+    """Reads the images of a task."""
+    escalation: RoleSettings | None = None
+    """The large model that is called last."""
+    embedder: RoleSettings | None = None
+
+    def roles(self) -> dict[str, RoleSettings]:
+        """Those that are there, by name, in the order of `ROLES`."""
+        bound = ((name, getattr(self, name)) for name in ROLES)
+        return {name: settings for name, settings in bound if settings is not None}
 
 
 class BoxSettings(Frozen):
@@ -196,6 +214,7 @@ class Config(Frozen):
     crew: str | None = None
     """Default crew; found by looking on the usual local ports when absent."""
     crews: dict[str, CrewSettings] = Field(default_factory=dict[str, "CrewSettings"])
+    """Those of this file; they go before crew files and built-in crews of the same name."""
     box: BoxSettings = BoxSettings()
     mcp: McpSettings = McpSettings()
     network: NetworkSettings = NetworkSettings()
@@ -254,6 +273,11 @@ def config_path(environ: Mapping[str, str]) -> Path:
         return Path(path).expanduser().absolute()
     base = environ.get("XDG_CONFIG_HOME") or Path(environ.get("HOME", "/root")) / ".config"
     return Path(base) / "nightcrew" / "config.toml"
+
+
+def crews_dir(environ: Mapping[str, str]) -> Path:
+    """Where a person's own crew files lie: `crews` beside the configuration file."""
+    return config_path(environ).parent / "crews"
 
 
 def models_dir(environ: Mapping[str, str]) -> Path:

@@ -42,5 +42,5 @@ async def test_a_repository_without_the_base_is_refused(config, open_tmp):
 
 
 async def test_a_crew_that_nobody_defined_is_refused(config, open_tmp):
-    with pytest.raises(TaskFileError, match="no crew is called 'nobody'; there are: embedded"):
+    with pytest.raises(TaskFileError, match=r"no crew is called 'nobody'; there are: .*duo, embedded, .*trio"):
         await validate(config, TaskRequest(title="x", text="# x", repo=str(open_tmp), crew="nobody"))

@@ -17,7 +17,7 @@ import pytest
 from fakes.file_server import FileServer
 from nightcrew.errors import WeightsError
 from nightcrew.serving import origins
-from nightcrew.serving.catalog import Part
+from nightcrew.serving.embedded_weights import Part
 from nightcrew.serving.origins import OriginError
 from nightcrew.serving.weights import EMBEDDED_WEIGHTS, Progress, Weights, fetch, present, verify
 

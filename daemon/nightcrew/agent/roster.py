@@ -10,14 +10,13 @@ from typing import Self
 import anyio
 
 from nightcrew.config import Config, models_dir
-from nightcrew.crew import Crew, embedded_crew, from_settings, solo_crew
-from nightcrew.errors import ConfigError, EndpointDown, ModelError
+from nightcrew.crew import Crew, embedded_crew, from_settings, settings_of, solo_crew
+from nightcrew.errors import EndpointDown, ModelError
 from nightcrew.llm.discovery import Found, describe, discover
-from nightcrew.serving.catalog import EMBEDDED_WEIGHTS
 from nightcrew.serving.embedded import EmbeddedServer
+from nightcrew.serving.embedded_weights import EMBEDDED_WEIGHTS
 from nightcrew.serving.weights import present
 
-EMBEDDED = "embedded"
 EMBEDDED_WORDS = (
     "embedded 1.5B model: small, single-file repairs; point me at SGLang or any OpenAI-compatible server for real work"
 )
@@ -64,12 +63,10 @@ class Roster:
         name = name or self._config.crew
         if name is None:
             return await self._found()
-        if name in self._config.crews:
-            return from_settings(name, self._config.crews[name], self._environ)
-        if name == EMBEDDED:
+        settings = settings_of(name, self._config, self._environ)
+        if settings is None:
             return await self._embedded_crew()
-        known = ", ".join(sorted({*self._config.crews, EMBEDDED}))
-        raise ConfigError(f"no crew is called {name!r}; there are: {known}")
+        return from_settings(name, settings, self._environ)
 
     async def _found(self) -> Crew:
         """The first endpoint on the usual local ports, else the embedded model."""

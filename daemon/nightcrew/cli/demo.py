@@ -255,12 +255,16 @@ def _need_model(config: Config) -> None:
 
     from nightcrew.cli.models import fetch_weights
     from nightcrew.config import environment, models_dir
+    from nightcrew.crew import settings_of
     from nightcrew.errors import EndpointDown
     from nightcrew.llm.discovery import discover
     from nightcrew.serving.embedded import INSTALL
     from nightcrew.serving.weights import present
 
-    if config.crew in config.crews or (config.crew is None and anyio.run(discover)):
+    if config.crew is None:
+        if anyio.run(discover):
+            return
+    elif settings_of(config.crew, config, environment()) is not None:
         return
     if importlib.util.find_spec("xllamacpp") is None:
         raise EndpointDown(

@@ -251,23 +251,19 @@ def _service(config: Config) -> Check:
 
 async def _models(config: Config) -> AsyncIterator[Check]:
     """Endpoints one by one, and at the end whether a task that names no crew would find one."""
-    usable = False
-    for name, settings in sorted(config.crews.items()):
-        default = name == config.crew
-        async for check in _crew(name, settings, default=default):
-            usable = usable or (default and check.level == "ok")
+    crews, wrong = _crews(config)
+    for name, settings in sorted(crews.items()):
+        async for check in _crew(name, settings, default=name == config.crew):
             yield check
     found = await _discovered()
     yield found
     runtime = _embedded()
     yield runtime
-    if config.crew is not None and config.crew in config.crews:
+    if config.crew in crews:
         return  # its own lines above have said it
-    if config.crew is not None and config.crew != "embedded":
-        yield Check(
-            "crew", "fail", f"no crew is called {config.crew!r}", "define it, or change `crew` in the configuration"
-        )
-    elif runtime.level != "ok" and (config.crew == "embedded" or found.level != "ok"):
+    if wrong is not None:
+        yield wrong
+    elif runtime.level != "ok" and (config.crew is not None or found.level != "ok"):
         yield Check(
             "endpoint",
             "fail",
@@ -276,14 +272,31 @@ async def _models(config: Config) -> AsyncIterator[Check]:
         )
 
 
+def _crews(config: Config) -> tuple[dict[str, CrewSettings], Check | None]:
+    """Those of the configuration, and the default one wherever it is defined; what is wrong with that."""
+    from nightcrew.config import environment
+    from nightcrew.crew import settings_of
+    from nightcrew.errors import ConfigError
+
+    if config.crew is None:
+        return config.crews, None
+    try:
+        settings = settings_of(config.crew, config, environment())
+    except ConfigError as error:
+        fix = "define it, correct its file, or change `crew` in the configuration"
+        return config.crews, Check("crew", "fail", str(error), fix)
+    # The embedded model's crew has no endpoint that could be asked.
+    return ({**config.crews, config.crew: settings} if settings else config.crews), None
+
+
 async def _crew(name: str, settings: CrewSettings, *, default: bool) -> AsyncIterator[Check]:
     """One line for each endpoint of a crew. Only the default crew's can fail the examination."""
-    roles = {"planner": settings.planner, "executor": settings.executor, "verifier": settings.verifier}
-    told: list[RoleSettings] = []
-    for role, of in roles.items():
-        if of is None or of in told:
+    told: list[tuple[object, ...]] = []
+    for role, of in settings.roles().items():
+        # Roles that differ only in how they ask share a line.
+        if (place := (of.base_url, of.model, of.api_key_env, of.api_key_file)) in told:
             continue
-        told.append(of)
+        told.append(place)
         text, fix = await _reach(of)
         level: Level = "ok" if not fix else "fail" if default else "warn"
         yield Check("crew", level, f"{name}: {role}: {text}", fix)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from nightcrew.config import Config, config_path, environment
-from nightcrew.errors import NetworkRefused, TaskFileError
+from nightcrew.crew import settings_of
+from nightcrew.errors import ConfigError, NetworkRefused, TaskFileError
 from nightcrew.journal.locks import private_directory
 from nightcrew.network import outside, task_may
 from nightcrew_tools.contract import TaskRequest
@@ -12,18 +13,17 @@ from nightcrew_workspaces.git import Git, safe_config
 from nightcrew_workspaces.repository import unwritable
 from nightcrew_workspaces.source import Source, is_url, look
 
-EMBEDDED = "embedded"
-"""The crew that every machine has: the small model that comes with `nightcrew[embedded]`."""
-
 
 async def validate(config: Config, request: TaskRequest) -> None:
     """Refuse what could never run: a crew that nobody defined, a network that is not allowed, a source that is not
     there, is not git, has no commit or not this base, or cannot take the result. A URL is taken as it is: only a fetch
     could tell more. Raises `TaskFileError`.
     """
-    known = {*config.crews, EMBEDDED}
-    if request.crew is not None and request.crew not in known:
-        raise TaskFileError(f"no crew is called {request.crew!r}; there are: {', '.join(sorted(known))}")
+    if request.crew is not None:
+        try:
+            settings_of(request.crew, config, environment())
+        except ConfigError as error:
+            raise TaskFileError(f"`crew`: {error}") from None
     if request.network is not None:
         try:
             task_may(config.network, request.network)

@@ -20,7 +20,7 @@ import httpx2
 from anyio import to_thread
 
 from nightcrew.config import environment
-from nightcrew.serving.catalog import Part
+from nightcrew.serving.embedded_weights import Part
 
 Report = Callable[[int], None]
 """Told how many bytes are there."""

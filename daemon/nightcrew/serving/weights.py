@@ -25,7 +25,7 @@ from anyio import to_thread
 from nightcrew.config import environment
 from nightcrew.errors import WeightsError
 from nightcrew.serving import origins
-from nightcrew.serving.catalog import EMBEDDED_WEIGHTS, Weights
+from nightcrew.serving.embedded_weights import EMBEDDED_WEIGHTS, Weights
 from nightcrew.serving.origins import OriginError
 
 __all__ = ["EMBEDDED_WEIGHTS", "Progress", "Weights", "fetch", "present", "verify"]

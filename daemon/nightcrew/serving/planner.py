@@ -1,0 +1,333 @@
+"""From what a crew's models need to what each server is started with: pure, no GPU is looked at.
+
+1. Each model has options, best first: its checkpoints as the catalog ranks them, each with the KV cache in 16 bits,
+   then in 8. The combinations are tried from the best to the worst.
+2. A combination fits when every server has its weights, its overhead and the KV cache it needs on its cards. First
+   that is the context of each role for all the requests that should run at once; if nothing fits, for one request.
+3. What is left of a card is shared out between its servers by what they need: more requests at once, and prefixes that
+   stay cached.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from nightcrew.serving import memory
+from nightcrew.serving.models import Checkpoint, Draft, ModelCard
+from nightcrew.serving.plan import Arithmetic, Gpu, KvDtype, ServerPlan
+
+CHUNK_TOKENS = 4096
+"""Of a prompt, read in one go. SGLang's 8,192 on large cards would cost each server another gibibyte."""
+LARGEST_BATCH = 32
+"""More requests at once than that only make each of them slow."""
+RESERVE = 0.02
+"""Of a card, left free: what the estimates miss, and a display."""
+
+
+@dataclass(frozen=True)
+class Use:
+    """What one role asks of its server."""
+
+    role: str
+    context_tokens: int
+    requests: int
+
+
+@dataclass(frozen=True)
+class Want:
+    """A model to be served, and what is settled about it."""
+
+    card: ModelCard
+    uses: tuple[Use, ...]
+    port: int
+    format: str | None = None
+    kv: KvDtype | None = None
+    tp: int | None = None
+    draft: bool | None = None
+
+    @property
+    def context_tokens(self) -> int:
+        """Of the longest request."""
+        return max(use.context_tokens for use in self.uses)
+
+    @property
+    def wished_tokens(self) -> int:
+        """All requests that should run at once, each as long as its role may need."""
+        return sum(use.context_tokens * use.requests for use in self.uses)
+
+    @property
+    def requests(self) -> int:
+        return sum(use.requests for use in self.uses)
+
+
+@dataclass(frozen=True)
+class Option:
+    """One way to serve a model."""
+
+    want: Want
+    checkpoint: Checkpoint
+    kv: KvDtype
+    rank: int
+    """0 for the best; what is lost grows with it."""
+
+    @property
+    def draft(self) -> Draft | None:
+        return self.want.card.draft if self.want.draft else None
+
+    @property
+    def context_tokens(self) -> int:
+        return served_context(self.want.card, self.want.context_tokens)
+
+    @property
+    def max_running(self) -> int:
+        return min(LARGEST_BATCH, max(8, 2 * self.want.requests))
+
+    def fixed_gib(self, tp: int) -> float:
+        """Of each card, without KV cache."""
+        return memory.CONTEXT_GIB + memory.weights_gib(self.checkpoint, tp=tp, draft=self.draft) + self.runtime_gib(tp)
+
+    def runtime_gib(self, tp: int) -> float:
+        return memory.runtime_gib(
+            self.want.card,
+            chunk_tokens=CHUNK_TOKENS,
+            max_running=self.max_running,
+            context_tokens=self.context_tokens,
+            tp=tp,
+        )
+
+    def cell_bytes(self, tp: int) -> int:
+        return memory.kv_bytes_per_token(self.want.card, self.kv, tp=tp, draft=self.draft)
+
+    def kv_gib(self, tokens: int, tp: int) -> float:
+        return memory.kv_gib(_paged(tokens), self.cell_bytes(tp))
+
+
+@dataclass(frozen=True)
+class Placed:
+    """An option on its cards, with so many tokens of KV cache."""
+
+    option: Option
+    gpu_ids: tuple[int, ...]
+    tokens: int
+
+    @property
+    def tp(self) -> int:
+        return len(self.gpu_ids)
+
+    @property
+    def gib(self) -> float:
+        """Of each of its cards."""
+        return self.option.fixed_gib(self.tp) + memory.kv_gib(self.tokens, self.option.cell_bytes(self.tp))
+
+
+@dataclass
+class Cards:
+    """What is free on each card while servers are placed."""
+
+    gpus: Sequence[Gpu]
+    free: dict[int, float] = field(default_factory=dict[int, float])
+
+    def __post_init__(self) -> None:
+        self.free = self.free or {gpu.id: usable_gib(gpu) for gpu in self.gpus}
+
+    def group(self, count: int) -> tuple[int, ...]:
+        """The cards with the most room."""
+        roomy = sorted(self.free, key=lambda each: (-self.free[each], each))
+        return tuple(sorted(roomy[:count]))
+
+    def room(self, ids: Sequence[int]) -> float:
+        return min(self.free[each] for each in ids)
+
+    def take(self, ids: Sequence[int], gib: float) -> None:
+        for each in ids:
+            self.free[each] -= gib
+
+
+def usable_gib(gpu: Gpu) -> float:
+    return gpu.total_gib * (1 - RESERVE)
+
+
+def served_context(card: ModelCard, wanted_tokens: int) -> int:
+    """The context that a server offers to a model of which `wanted_tokens` are needed: its own, or stretched."""
+    if wanted_tokens <= card.config_context_tokens or card.yarn is None:
+        return card.config_context_tokens
+    return int(yarn_factor(card, wanted_tokens) or 1) * card.yarn.original_tokens
+
+
+def yarn_factor(card: ModelCard, wanted_tokens: int) -> float | None:
+    """The smallest whole factor that reaches so far: a larger one costs quality in short texts. None for no need."""
+    if card.yarn is None or wanted_tokens <= card.config_context_tokens:
+        return None
+    return float(min(math.ceil(card.yarn.factor), math.ceil(wanted_tokens / card.yarn.original_tokens)))
+
+
+def options(want: Want) -> list[Option]:
+    """Ways to serve a model, best first. Empty when the format that is asked for does not exist."""
+    chosen = want.card.checkpoints if want.format is None else _named(want)
+    kinds: tuple[KvDtype, ...] = ("bf16", "fp8_e4m3") if want.kv is None else (want.kv,)
+    found: list[Option] = []
+    lightest = math.inf
+    for place, checkpoint in enumerate(chosen):
+        if checkpoint.weights_gib >= lightest:
+            continue  # worse and no smaller
+        lightest = checkpoint.weights_gib
+        found += [Option(want, checkpoint, kv, 2 * place + index) for index, kv in enumerate(kinds)]
+    return sorted(found, key=lambda each: each.rank)
+
+
+def _named(want: Want) -> tuple[Checkpoint, ...]:
+    assert want.format is not None
+    found = want.card.checkpoint(want.format)
+    return () if found is None else (found,)
+
+
+def arrange(wants: Sequence[Want], gpus: Sequence[Gpu]) -> tuple[list[Placed], bool] | None:
+    """The best combination that fits, filled up; and whether all requests that should run at once can.
+
+    None when not even one request of each role's context fits.
+    """
+    combinations = sorted(
+        itertools.product(*(options(want) for want in wants)),
+        key=lambda each: sum(option.rank for option in each),
+    )
+    for whole in (True, False):
+        for combination in combinations:
+            if placed := place(combination, gpus, whole=whole):
+                return fill(placed, gpus), whole
+    return None
+
+
+def place(combination: Sequence[Option], gpus: Sequence[Gpu], *, whole: bool) -> list[Placed] | None:
+    """Each server on the card with the most room, the largest first; over several where one is too small, or where
+    cards would stay idle. None when one has no place."""
+    spread: dict[int, int] = {}
+    placed = _place(combination, gpus, spread, whole=whole)
+    while placed is not None and (idle := len(gpus) - len({each for one in placed for each in one.gpu_ids})) > 0:
+        wider = _wider(placed, spread, idle)
+        if wider is None or (again := _place(combination, gpus, wider, whole=whole)) is None:
+            break
+        spread, placed = wider, again
+    return placed
+
+
+def _wider(placed: Sequence[Placed], spread: Mapping[int, int], idle: int) -> dict[int, int] | None:
+    """Twice the cards for the largest server that can use them."""
+    for one in sorted(placed, key=lambda each: -each.gib):
+        want = one.option.want
+        if want.tp is None and one.tp <= idle and memory.can_split(want.card, 2 * one.tp):
+            return {**spread, want.port: 2 * one.tp}
+    return None
+
+
+def _place(
+    combination: Sequence[Option], gpus: Sequence[Gpu], spread: Mapping[int, int], *, whole: bool
+) -> list[Placed] | None:
+    cards = Cards(gpus)
+    placed: list[Placed] = []
+    for option in sorted(combination, key=lambda each: -each.checkpoint.weights_gib):
+        want = option.want
+        tokens = _paged(want.wished_tokens if whole else want.context_tokens)
+        for tp in _widths(want, spread.get(want.port, 1), len(gpus)):
+            ids = cards.group(tp)
+            gib = option.fixed_gib(tp) + option.kv_gib(tokens, tp)
+            if gib <= cards.room(ids):
+                cards.take(ids, gib)
+                placed.append(Placed(option, ids, tokens))
+                break
+        else:
+            return None
+    return placed
+
+
+def _widths(want: Want, least: int, most: int) -> Iterator[int]:
+    if want.tp is not None:
+        if want.tp <= most and memory.can_split(want.card, want.tp):
+            yield want.tp
+        return
+    width = least
+    while width <= most:
+        if memory.can_split(want.card, width):
+            yield width
+        width *= 2
+
+
+def fill(placed: Sequence[Placed], gpus: Sequence[Gpu]) -> list[Placed]:
+    """Share out what is left by what each needs, and round down to whole pages."""
+    result = list(placed)
+    for _ in range(8):  # a server on several cards is held back by the fullest: what it leaves is shared out again
+        cards = Cards(gpus)
+        for one in result:
+            cards.take(one.gpu_ids, one.gib)
+        grown = [_grow(one, result, cards) for one in result]
+        if grown == result:
+            break
+        result = grown
+    return result
+
+
+def _grow(one: Placed, all_placed: Sequence[Placed], cards: Cards) -> Placed:
+    def need_gib(each: Placed) -> float:
+        return each.option.kv_gib(each.option.want.wished_tokens, each.tp)
+
+    share = min(
+        cards.free[gpu] * need_gib(one) / sum(need_gib(other) for other in all_placed if gpu in other.gpu_ids)
+        for gpu in one.gpu_ids
+    )
+    return replace(one, tokens=one.tokens + memory.tokens_in(share, one.option.cell_bytes(one.tp)))
+
+
+def start_in_order(placed: Sequence[Placed], gpus: Sequence[Gpu], *, priority: bool) -> list[ServerPlan]:
+    """The servers in the order of starting, each with what it will find: the largest weights first, when the cards
+    are emptiest, because loading takes more than what is loaded."""
+    free = {gpu.id: gpu.total_gib for gpu in gpus}
+    servers: list[ServerPlan] = []
+    for one in sorted(placed, key=lambda each: -each.option.checkpoint.weights_gib / each.tp):
+        server = _server(one, min(free[each] for each in one.gpu_ids), priority=priority)
+        servers.append(server)
+        for each in one.gpu_ids:
+            free[each] -= server.arithmetic.total_gib
+    return servers
+
+
+def _server(one: Placed, free_gib: float, *, priority: bool) -> ServerPlan:
+    option, want, tp = one.option, one.option.want, one.tp
+    cell = option.cell_bytes(tp)
+    arithmetic = Arithmetic(
+        free_at_start_gib=free_gib,
+        context_gib=memory.CONTEXT_GIB,
+        weights_gib=memory.weights_gib(option.checkpoint, tp=tp, draft=option.draft),
+        runtime_gib=option.runtime_gib(tp),
+        kv_gib=memory.kv_gib(one.tokens, cell),
+        kv_bytes_per_token=cell,
+    )
+    return ServerPlan(
+        key=want.card.key,
+        card=want.card,
+        checkpoint=option.checkpoint,
+        roles=tuple(use.role for use in want.uses),
+        port=want.port,
+        gpu_ids=one.gpu_ids,
+        tp=tp,
+        context_length=min(option.context_tokens, one.tokens),
+        max_total_tokens=one.tokens,
+        mem_fraction_static=memory.mem_fraction_static(
+            weights_gib=arithmetic.weights_gib,
+            kv_gib=arithmetic.kv_gib + memory.SAFETY_GIB,
+            free_gib=free_gib - memory.CONTEXT_GIB,
+        ),
+        kv_dtype=option.kv,
+        max_running=option.max_running,
+        chunked_prefill_tokens=CHUNK_TOKENS,
+        yarn_factor=yarn_factor(want.card, want.context_tokens),
+        draft=option.draft,
+        priority_scheduling=priority and want.card.kind == "chat",
+        arithmetic=arithmetic,
+    )
+
+
+def _paged(tokens: int) -> int:
+    """Up to whole pages."""
+    return -(-tokens // memory.PAGE_TOKENS) * memory.PAGE_TOKENS
