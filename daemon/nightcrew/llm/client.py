@@ -15,6 +15,7 @@ from nightcrew.config import RoleSettings
 from nightcrew.domain import Usage
 from nightcrew.errors import EndpointRefused
 from nightcrew.llm import dialect, faults
+from nightcrew.llm.control import unmarked, unmarked_arguments
 from nightcrew.llm.dialect import ToolCall
 from nightcrew.llm.endpoint import Endpoint, chat_models
 from nightcrew.llm.patience import Passing, Patience
@@ -103,8 +104,9 @@ class ModelClient:
     ) -> Reply:
         """The next message of a conversation.
 
-        `messages` and `tools` are JSON texts and sent byte for byte. `on_text` gets the content as it comes, from the
-        beginning again when a cut stream is tried again; `on_wait` gets a sentence for every wait.
+        `messages` and `tools` are JSON texts and sent byte for byte, but for control tokens (`llm.control`). `on_text`
+        gets the content as it comes, from the beginning again when a cut stream is tried again; `on_wait` gets a
+        sentence for every wait.
         """
         limit = max_tokens or self._settings.max_tokens
         rest = self._chat_fields(response_format, limit, temperature)
@@ -208,6 +210,9 @@ def _reply(parts: Assembler, known: dialect.Tools, number: int, seconds: float, 
         content, calls = dialect.recover(content, known)
     if not calls and not content.strip():
         reasoning, calls = dialect.recover_from_thoughts(reasoning, known)
+    # Only here, where calls have been told from text: a model may quote what was marked in a file.
+    content, reasoning = unmarked(content), unmarked(reasoning)
+    calls = [(name, unmarked_arguments(raw)) for name, raw in calls]
     if finish_reason in ("", "stop"):
         finish_reason = "tool_calls" if calls else "stop"
     last = len(calls) - 1

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 from nightcrew.domain import Usage
+from nightcrew.llm.control import as_sent
 
 JsonObject = Mapping[str, Any]
 
@@ -60,9 +61,10 @@ def as_count(value: object) -> int:
 
 
 def chat_body(model: str, messages: Sequence[str], tools: str | None, rest: JsonObject) -> bytes:
-    """A chat request. The messages are JSON texts and go in as they are, so that a longer conversation extends the
-    bytes of a shorter one; whatever may change from request to request stands behind them."""
-    head = f'{{"model":{dumps(model)},"messages":[{",".join(messages)}]'
+    """A chat request. The messages are JSON texts and go in as they are but for control tokens in them, so that a
+    longer conversation extends the bytes of a shorter one; whatever may change from request to request stands behind
+    them."""
+    head = f'{{"model":{dumps(model)},"messages":[{",".join(map(as_sent, messages))}]'
     return _with_rest(head + (f',"tools":{tools}' if tools else ""), rest)
 
 
