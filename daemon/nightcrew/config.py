@@ -206,6 +206,19 @@ class GateSettings(Frozen):
     """A file that brings more than this is a large one."""
 
 
+class JournalSettings(Frozen):
+    """How long the journals of ended tasks are kept, and how much room is left for those of running ones."""
+
+    keep_days: Annotated[float, Field(gt=0)] = 180.0
+    """Since a task ended; then its events go, and its id, name and outcome stay."""
+    max_mib: Annotated[float, Field(gt=0)] = 4096.0
+    """Of the journal; the oldest ended tasks' events go first."""
+    keep_results: bool = True
+    """Reports and patches stay in the outbox when a task's journal goes."""
+    reserve_mib: Annotated[float, Field(ge=0)] = 64.0
+    """With less than this free on the disk no new task is taken."""
+
+
 class Config(Frozen):
     """The whole configuration file."""
 
@@ -219,6 +232,7 @@ class Config(Frozen):
     mcp: McpSettings = McpSettings()
     network: NetworkSettings = NetworkSettings()
     gate: GateSettings = GateSettings()
+    keeping: Annotated[JournalSettings, Field(alias="journal")] = JournalSettings()
     limits: Limits = Limits()
     concurrency: Annotated[int, Field(ge=1, le=256)] = 4
     """Tasks at the same time."""

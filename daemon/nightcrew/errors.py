@@ -7,7 +7,8 @@ NightcrewError
 ├── JournalError
 │   ├── Stale            another worker took this task over: stop, report nothing
 │   ├── JournalBusy      another service runs on this home
-│   └── JournalCorrupt   a stored event cannot be read
+│   ├── JournalCorrupt   a stored event cannot be read
+│   └── JournalUnavailable  the disk is full, read-only or fails: what runs stops, and goes on when that is over
 ├── ModelError
 │   ├── EndpointDown     nothing answers there, or not in time: may pass
 │   ├── EndpointRefused  the endpoint answered, and will not serve this request: will not pass
@@ -56,6 +57,13 @@ class JournalBusy(JournalError):
 
 class JournalCorrupt(JournalError):
     """A stored event cannot be read."""
+
+
+class JournalUnavailable(JournalError):
+    """The journal cannot be written or read for now: the disk is full, read-only, fails, or another process holds it.
+
+    Nothing of a task is lost by it, and nothing of it may be done without its journal.
+    """
 
 
 class ModelError(NightcrewError):

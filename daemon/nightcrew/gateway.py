@@ -9,6 +9,7 @@ import anyio.to_thread
 from nightcrew.config import Config
 from nightcrew.events import Decided
 from nightcrew.journal import Journal
+from nightcrew.journal.health import refuse_in_trouble
 from nightcrew_tools.contract import TaskGateway, TaskNotFound, TaskRequest, TaskState, TaskView
 
 _SHOWN = 8
@@ -29,8 +30,10 @@ class JournalGateway(TaskGateway):
     async def submit(self, request: TaskRequest, *, origin: str, name_hint: str | None = None) -> TaskView:
         """Put a task into the queue; the same `id` twice returns the first one's view.
 
-        `name_hint` is what the result files are called after, a task file's stem say; the title by default.
+        `name_hint` is what the result files are called after, a task file's stem say; the title by default. Raises
+        `JournalUnavailable` where the disk is in trouble.
         """
+        refuse_in_trouble(self._config)
         recorded = self._journal.submit(request, origin=origin, name_hint=name_hint or request.title)
         return self._finish(self._journal.view(recorded.task))
 

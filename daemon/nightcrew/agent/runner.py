@@ -22,13 +22,15 @@ from nightcrew.errors import (
     ContextOverflow,
     EndpointDown,
     EndpointRefused,
+    JournalError,
+    JournalUnavailable,
     LimitReached,
     NightcrewError,
-    Stale,
 )
 from nightcrew.events import ApprovalAsked, Event, TaskEnded
 from nightcrew.journal import Journal
 from nightcrew.journal.fold import TaskRecord
+from nightcrew.journal.health import storage_trouble
 from nightcrew.journal.ids import now
 from nightcrew_tools.contract import Outcome
 from nightcrew_tools.groups import unwrapped
@@ -85,7 +87,8 @@ class Runner:
     async def _outcome(self, ledger: Ledger, work: Work) -> Ended | Held:
         """Work within the limits, and put what stops the work for good into an outcome and a reason.
 
-        `Stale` and `EndpointDown` pass: whether a task may wait for its endpoint is not for the runner to say.
+        `EndpointDown` passes: whether a task may wait for its endpoint is not for the runner to say. So does what the
+        journal raises: nothing is done without it, and what a disk could not hold is no fault of the task.
         """
         try:
             return await self._within_limits(ledger, work)
@@ -97,9 +100,11 @@ class Runner:
             return Ended(Outcome.NO_ENDPOINT, str(error))
         except ContextOverflow as error:
             return Ended(Outcome.UNVERIFIED, f"the task does not fit into the model's context: {error}")
-        except (Stale, EndpointDown):
+        except (JournalError, EndpointDown):
             raise
         except (WorkspaceError, NightcrewError) as error:
+            if trouble := storage_trouble(self._config, write=True):
+                raise JournalUnavailable(f"{error} ({trouble})") from error
             return Ended(Outcome.FAILED, str(error))
 
     async def _within_limits(self, ledger: Ledger, work: Work) -> Ended | Held:

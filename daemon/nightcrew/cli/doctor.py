@@ -213,6 +213,10 @@ def _home(config: Config) -> Check:
 def _disk(config: Config) -> Check:
     import shutil
 
+    from nightcrew.journal.health import storage_trouble
+
+    if trouble := storage_trouble(config, write=config.home.exists()):
+        return Check("disk", "fail", trouble, "no new task is taken until then; what runs goes on afterwards by itself")
     free = shutil.disk_usage(_nearest(config.home)).free
     level: Level = "ok" if free > 5 * _GIB else "warn" if free > _GIB / 2 else "fail"
     return Check("disk", level, f"{free / _GIB:.1f} GiB free at {config.home}", "make room: clones and weights need it")

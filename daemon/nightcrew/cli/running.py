@@ -116,8 +116,10 @@ def make_progress(*, names: bool = False, quiet: bool = False) -> Progress:
 
 
 async def _validate(config: Config, request: TaskRequest) -> None:
+    from nightcrew.journal.health import refuse_in_trouble
     from nightcrew.service.door import validate
 
+    refuse_in_trouble(config)
     await validate(config, request)
 
 

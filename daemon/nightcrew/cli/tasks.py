@@ -56,7 +56,11 @@ def list_tasks(
     json: JsonFlag = False,
 ) -> None:
     """List tasks, newest first."""
+    from nightcrew.journal.health import storage_trouble
+
     config = _config()
+    if trouble := storage_trouble(config):
+        say(f"no new task is taken: {trouble}")
     if workspaces:
         _list_workspaces(config, json=json)
         return

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from nightcrew.errors import JournalCorrupt, JournalError
+from nightcrew.errors import JournalCorrupt, JournalError, JournalUnavailable
 from nightcrew.journal.locks import private_directory
 
 APPLICATION = 0x4E435257
@@ -132,7 +132,20 @@ def _connect(path: Path, *, read_only: bool) -> sqlite3.Connection:
         except OSError as error:
             raise JournalError(f"{path}: cannot be written ({error.strerror}); {_CANNOT_WRITE}") from error
     uri = f"file:{quote(str(path.absolute()))}?mode={'ro' if read_only else 'rw'}"
+    if read_only and _rests(path):
+        uri += "&immutable=1"
     return sqlite3.connect(uri, uri=True, isolation_level=None, timeout=_BUSY_SECONDS)
+
+
+def _rests(path: Path) -> bool:
+    """Whether nobody can write to the file, and it is whole without its log.
+
+    SQLite reads a file in WAL mode on a read-only disk only when it is told so, or finds another process's leftovers.
+    """
+    with contextlib.suppress(OSError):
+        log = Path(f"{path}-wal")
+        return bool(os.statvfs(path).f_flag & os.ST_RDONLY) and not (log.exists() and log.stat().st_size)
+    return False
 
 
 def _explain(path: Path, error: sqlite3.Error) -> JournalError:
@@ -143,9 +156,9 @@ def _explain(path: Path, error: sqlite3.Error) -> JournalError:
             "or move it away to begin with an empty journal"
         )
     if name.startswith(("SQLITE_READONLY", "SQLITE_CANTOPEN", "SQLITE_PERM")):
-        return JournalError(f"{path}: cannot be written ({error}); {_CANNOT_WRITE}")
+        return JournalUnavailable(f"{path}: cannot be written ({error}); {_CANNOT_WRITE}")
     if name.startswith(("SQLITE_FULL", "SQLITE_IOERR")):
-        return JournalError(f"{path}: the disk is full or fails ({error}); make room and start again")
+        return JournalUnavailable(f"{path}: the disk is full or fails ({error}); make room there")
     if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
-        return JournalError(f"{path}: another process keeps it locked ({error}); try again")
+        return JournalUnavailable(f"{path}: another process keeps it locked ({error}); try again")
     return JournalError(f"{path}: {error}")

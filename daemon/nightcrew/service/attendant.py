@@ -10,10 +10,11 @@ from typing import Protocol
 
 from nightcrew.config import Config
 from nightcrew.delivery import as_after, write_results
-from nightcrew.errors import EndpointDown, NightcrewError, Stale
+from nightcrew.errors import EndpointDown, JournalUnavailable, NightcrewError, Stale
 from nightcrew.events import Recorded, TaskClaimed, TaskEnded, Waiting
 from nightcrew.journal import Journal
 from nightcrew.journal.fold import TaskRecord
+from nightcrew.journal.health import storage_error
 from nightcrew.journal.ids import now
 from nightcrew_tools.contract import Outcome
 from nightcrew_tools.groups import unwrapped
@@ -52,6 +53,8 @@ class Attendant:
         """Work on a task that was claimed until it ended or was taken away.
 
         With `may_wait`, a task without a usable endpoint goes back into the queue while its limit on minutes allows it.
+        Raises `JournalUnavailable` where the task stopped because journal or results cannot be written: it stands as
+        its journal says, and goes on from there once it is claimed again.
         """
         task = record.id
         try:
@@ -60,6 +63,8 @@ class Attendant:
             cause = unwrapped(error)
             if isinstance(cause, Stale):
                 log.info("task %s was taken over", task)
+            elif storage_error(cause):
+                raise JournalUnavailable(f"task {task} stopped where its journal stands: {cause}") from cause
             elif isinstance(cause, EndpointDown) and may_wait and _may_wait(record, self._journal.read(task)):
                 self._wait(task, str(cause))
             else:
@@ -85,6 +90,8 @@ class Attendant:
         try:
             write_results(self._config.outbox, as_after(record, ended, at=at), patch)
         except OSError as error:
+            if storage_error(error):
+                raise JournalUnavailable(f"task {task}: its report cannot be written: {error}") from error
             log.warning("task %s: its report cannot be written: %s", task, error)
             ended = TaskEnded(outcome=outcome, reason=f"{reason} (its report could not be written: {error})")
         try:

@@ -10,18 +10,19 @@ import signal
 import socket
 import time
 from collections.abc import AsyncGenerator, Callable, Iterator
-from contextlib import AbstractAsyncContextManager, ExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, ExitStack, asynccontextmanager, suppress
 from pathlib import Path
 
 import anyio
 from anyio.abc import TaskGroup
 
 from nightcrew.config import Config
-from nightcrew.errors import NightcrewError
+from nightcrew.errors import JournalUnavailable, NightcrewError
 from nightcrew.events import Recorded, TaskSubmitted
 from nightcrew.intake.inbox import Intake
 from nightcrew.journal import Journal, Submission
 from nightcrew.journal.fold import TaskRecord
+from nightcrew.journal.health import Health, refuse_in_trouble, storage_error
 from nightcrew.journal.locks import RunLocks, ServiceLock, private_directory
 from nightcrew.service.attendant import Attendant, OpenWorker, Say
 from nightcrew.service.door import validate
@@ -75,6 +76,7 @@ class Service:
         self._running: dict[str, anyio.CancelScope] = {}
         self._later: dict[str, tuple[float, float]] = {}
         """By task that waits for an endpoint: when to try again (monotonic), and how long it waited last."""
+        self.health = Health(config, say)
         self.started = anyio.Event()
         self.stopping = False
 
@@ -110,7 +112,14 @@ class Service:
 
     def _intake(self, journal: Journal) -> Intake:
         async def check(request: TaskRequest) -> None:
-            await validate(self._config, request)
+            if not self.health.good():
+                raise JournalUnavailable(self.health.trouble)  # dropped files are kept until the trouble is over
+            try:
+                await validate(self._config, request)
+            except OSError as error:
+                if storage_error(error):  # no fault of the file
+                    raise JournalUnavailable(str(error)) from error
+                raise
 
         return Intake(self._config, journal, validate=check, on_reject=self._on_reject)
 
@@ -125,13 +134,20 @@ class Service:
         version = -1
         while True:
             self._wake = anyio.Event()
-            for record in self._claims(journal, locks):
-                self._running[record.id] = anyio.CancelScope()
-                group.start_soon(self._attend, record, journal, locks, attendant)
+            good = self.health.good()
+            try:
+                for record in self._claims(journal, locks) if good else ():
+                    self._running[record.id] = anyio.CancelScope()
+                    group.start_soon(self._attend, record, journal, locks, attendant)
+            except JournalUnavailable as error:
+                self.health.report(error)
+                good = False
             version = journal.data_version()
             while not self._wake.is_set() and journal.data_version() == version and not self._any_due():
                 with anyio.move_on_after(POLL_SECONDS):
                     await self._wake.wait()
+                if self.health.good() and not good:
+                    break
 
     def _claims(self, journal: Journal, locks: RunLocks) -> Iterator[TaskRecord]:
         """What may be started now. A task that a person has decided about waits for nobody's work to end."""
@@ -156,8 +172,11 @@ class Service:
                 self._later.pop(task, None)
             else:
                 self._postpone(task)  # it waits for an endpoint, or another worker has it
+        except JournalUnavailable as error:
+            self.health.report(error)  # `_look_after` queues the task again, as soon as that can be written
         except anyio.get_cancelled_exc_class():
-            journal.release(task, self._name)  # the service stops, and the next one goes on with it
+            with suppress(JournalUnavailable):  # the next start finds out that this process is dead
+                journal.release(task, self._name)  # the service stops, and the next one goes on with it
             raise
         finally:
             locks.release(task)
@@ -171,19 +190,25 @@ class Service:
         while True:
             await anyio.sleep(POLL_SECONDS)
             moment = time.monotonic()
-            for task, scope in tuple(self._running.items()):
-                if (
-                    journal.cancel_requested(task)
-                    and moment - cancelled.setdefault(task, moment) > CANCEL_GRACE_SECONDS
-                ):
-                    scope.cancel()
-            cancelled = {task: since for task, since in cancelled.items() if task in self._running}
-            if moment >= rescue_at:
-                rescue_at = moment + RESCUE_SECONDS
-                if any(view.id not in self._running for view in journal.tasks([TaskState.RUNNING])):
-                    for task in journal.requeue_dead(locks.is_alive):
-                        self._say(f"task {task} was cut off and goes on")
-                        self._wake.set()
+            try:
+                for task, scope in tuple(self._running.items()):
+                    if (
+                        journal.cancel_requested(task)
+                        and moment - cancelled.setdefault(task, moment) > CANCEL_GRACE_SECONDS
+                    ):
+                        scope.cancel()
+                cancelled = {task: since for task, since in cancelled.items() if task in self._running}
+                if moment >= rescue_at and self.health.good():
+                    rescue_at = moment + RESCUE_SECONDS
+                    self._rescue(journal, locks)
+            except JournalUnavailable as error:
+                self.health.report(error)
+
+    def _rescue(self, journal: Journal, locks: RunLocks) -> None:
+        if any(view.id not in self._running for view in journal.tasks([TaskState.RUNNING])):
+            for task in journal.requeue_dead(locks.is_alive):
+                self._say(f"task {task} was cut off and goes on")
+                self._wake.set()
 
     # --- tasks that wait for an endpoint
 
@@ -234,6 +259,7 @@ async def run_one(
     returned as it is when it has ended. Raises `NightcrewError` when another process runs it now.
     """
     make_home(config)
+    refuse_in_trouble(config)
     locks, name = RunLocks(run_locks(config)), worker_name()
     with Journal.open(config.journal) as journal:
         if on_event is not None:
