@@ -68,6 +68,20 @@ class NetworkUsed(Frozen):
     """What came to what earlier events tell."""
 
 
+class ConversationOpened(Frozen):
+    """What every request of a conversation carries beside its messages, as long as it lasts.
+
+    A newer version, or another configuration, would send other bytes and lose the cached prefix in mid-task.
+    """
+
+    kind: Literal["conversation_opened"] = "conversation_opened"
+    conversation: str
+    tools: str | None
+    """The exact JSON text; None for a role without tools."""
+    shape: dict[str, object]
+    """The request fields that chat templates write into the prompt."""
+
+
 class MessageAdded(Frozen):
     """A message that the harness wrote: system, user, or a nudge."""
 
@@ -85,6 +99,15 @@ class ModelReplied(Frozen):
     finish_reason: str
     usage: Usage
     seconds: float
+
+
+class ToolStarted(Frozen):
+    """A call that may have effects outside of the workspace is about to run; one without an answer is not run again."""
+
+    kind: Literal["tool_started"] = "tool_started"
+    conversation: str
+    call_id: str
+    name: str
 
 
 class ToolRan(Frozen):
@@ -203,8 +226,10 @@ Event = Annotated[
     | WorkspaceOpened
     | ChecksRan
     | NetworkUsed
+    | ConversationOpened
     | MessageAdded
     | ModelReplied
+    | ToolStarted
     | ToolRan
     | PlanWritten
     | AttemptStarted

@@ -15,9 +15,11 @@ from nightcrew.agent.ledger import Ledger
 from nightcrew.agent.planner import plan_from_text
 from nightcrew.agent.prompts import FINISH_STEP, clip, with_harness_tool
 from nightcrew.agent.work import branch_name
+from nightcrew.config import RoleSettings
 from nightcrew.domain import Usage
 from nightcrew.events import ModelReplied
 from nightcrew.journal import Journal
+from nightcrew.llm.client import ModelClient
 from nightcrew_tools.contract import TaskRequest
 
 
@@ -30,7 +32,7 @@ def ledger(tmp_path: Path) -> Iterator[Ledger]:
 
 
 def talk(ledger: Ledger) -> Conversation:
-    conversation = Conversation(ledger, "executor/1", client=None)  # type: ignore[arg-type]
+    conversation = Conversation(ledger, "executor/1", ModelClient(RoleSettings(base_url="http://127.0.0.1:1/v1")))
     conversation.open("system", "user")
     return conversation
 

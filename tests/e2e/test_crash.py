@@ -25,6 +25,7 @@ KINDS = (
     "task_claimed",
     "workspace_opened",
     "checks_ran",
+    "conversation_opened",
     "message_added",
     "model_replied",
     "plan_written",

@@ -8,6 +8,7 @@ import pytest
 
 from fakes.house import FIX, House, call, git, house, script
 from fakes.outside import Names, World
+from fakes.scripted_server import Answer, Rule, Script
 from nightcrew.config import NetworkSettings
 from nightcrew_tools.contract import Limits, Outcome
 from nightcrew_workspaces import egress
@@ -115,6 +116,21 @@ async def test_a_model_has_the_network_only_when_the_task_says_so(open_tmp: Path
             assert "403" in answer
             assert [use.host for use in record.hosts.values() if not use.allowed] == ["evil.example"]
             assert "through the proxy in their environment" in record.conversations["executor/1"][1]
+
+
+async def test_a_small_crews_candidates_are_checked_without_the_network_of_its_loop(open_tmp: Path) -> None:
+    answers = Script(
+        (
+            Rule("You choose which file", (Answer('{"file": "stats.py", "problem": "off by one"}'),)),
+            Rule("total += value\n<|fim_suffix|>", (Answer("    return total / len(values)"),)),
+            Rule("<|fim_prefix|>", (Answer("    pass"),)),
+        )
+    )
+    async with World() as world, house(open_tmp, answers, network=network(world), dialect=("infill",)) as home:
+        wanted = {"hosts": [f"mirror.test:{world.plain}"], "during": "loop"}
+        record = await home.run(network=wanted, checks=["python3 -m unittest -q", f'python3 -c "{OFFLINE}"'])
+        assert record.ended is not None
+        assert record.ended.outcome is Outcome.DELIVERED, record.ended.reason
 
 
 async def test_a_network_that_the_configuration_no_longer_allows_ends_the_task(open_tmp: Path) -> None:

@@ -13,6 +13,7 @@ from nightcrew.events import (
     AttemptStarted,
     CandidateTried,
     ChecksRan,
+    ConversationOpened,
     Decided,
     Delivered,
     Event,
@@ -25,6 +26,7 @@ from nightcrew.events import (
     TaskEnded,
     TaskSubmitted,
     ToolRan,
+    ToolStarted,
     VerdictReached,
     Waiting,
     WorkspaceOpened,
@@ -78,6 +80,12 @@ LATER_EVENTS: st.SearchStrategy[Event] = st.one_of(
             st.builds(HostUse, host=_text, port=_number, allowed=st.booleans(), why=_text, sent=_number), max_size=2
         ).map(tuple),
     ),
+    st.builds(
+        ConversationOpened,
+        conversation=_conversation,
+        tools=st.one_of(st.none(), st.text()),
+        shape=st.dictionaries(_text, st.booleans(), max_size=2),
+    ),
     st.builds(MessageAdded, conversation=_conversation, message=st.text()),
     st.builds(
         ModelReplied,
@@ -87,6 +95,7 @@ LATER_EVENTS: st.SearchStrategy[Event] = st.one_of(
         usage=_usage,
         seconds=_seconds,
     ),
+    st.builds(ToolStarted, conversation=_conversation, call_id=_text, name=_text),
     st.builds(
         ToolRan,
         conversation=_conversation,

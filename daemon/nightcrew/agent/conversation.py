@@ -13,7 +13,7 @@ from typing import Any
 
 from nightcrew.agent.ledger import Ledger
 from nightcrew.agent.prompts import message
-from nightcrew.events import MessageAdded, ModelReplied, ToolRan
+from nightcrew.events import ConversationOpened, MessageAdded, ModelReplied, ToolRan, ToolStarted
 from nightcrew.llm.client import ModelClient
 
 
@@ -56,7 +56,10 @@ class Conversation:
         return self._parsed
 
     def open(self, system: str, user: str) -> None:
-        """Write what is missing of the two messages that every conversation begins with."""
+        """Write what is missing of what every conversation begins with: what its requests carry, and two messages."""
+        if self.name not in self._ledger.record.openings:
+            opened = ConversationOpened(conversation=self.name, tools=self._tools, shape=self._client.shape)
+            self._ledger.append(opened)
         for role, content in (("system", system), ("user", user))[len(self.texts) :]:
             self.add(role, content)
 
@@ -72,9 +75,11 @@ class Conversation:
     ) -> None:
         """Get the model's next message and journal it. Raises the `ModelError` family and `LimitReached`."""
         self._ledger.check_tokens()
+        opened = self._ledger.record.openings[self.name]
         reply = await self._client.chat(
             self.texts,
-            tools=self._tools,
+            tools=opened.tools,
+            shape=opened.shape,
             response_format=response_format,
             max_tokens=max_tokens,
             on_text=on_text,
@@ -89,6 +94,15 @@ class Conversation:
                 seconds=round(reply.seconds, 3),
             )
         )
+
+    def begin(self, call: Call) -> None:
+        """Note that a call with effects outside of the workspace is about to run."""
+        self._ledger.append(ToolStarted(conversation=self.name, call_id=call.id, name=call.name))
+
+    def was_begun(self, call: Call) -> bool:
+        """Whether the call was about to run when the work was cut off."""
+        begun = self._ledger.record.begun
+        return begun is not None and (begun.conversation, begun.call_id) == (self.name, call.id)
 
     def answer(
         self, call: Call, text: str, *, is_error: bool = False, tree: str | None = None, seconds: float = 0.0

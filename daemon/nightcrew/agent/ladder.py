@@ -142,7 +142,7 @@ class Ladder:
         assert record.checks_before is not None
         await self._write(candidate.path, text)
         after = await run_checks(
-            self.workspace.box,
+            self.workspace.box.with_network(None),
             record.opened.checks,
             # What needs a network was installed before; what only builds is built anew for each candidate.
             setup=() if record.request.network else record.request.setup,

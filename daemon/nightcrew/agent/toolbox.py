@@ -11,7 +11,7 @@ from typing import Any
 from mcp.client import Client
 from mcp_types import TextContent
 
-from nightcrew_tools.grants import Grants
+from nightcrew_tools.grants import TOOLS, Grants
 from nightcrew_tools.groups import unwrapped
 from nightcrew_tools.schema import openai_tools
 from nightcrew_tools.server import build_server
@@ -30,15 +30,20 @@ class ToolAnswer:
 class Toolbox:
     """One role's tools over one workspace."""
 
-    def __init__(self, client: Client, tools_text: str, writers: frozenset[str]) -> None:
+    def __init__(self, client: Client, tools_text: str, writers: frozenset[str], outward: frozenset[str]) -> None:
         self._client = client
         self.tools_text = tools_text
         """Canonical JSON of the tools, the same bytes for the same grants in every process."""
         self._writers = writers
+        self._outward = outward
 
     def changes_files(self, name: str) -> bool:
         """Whether a call of this tool may leave another tree behind."""
         return name in self._writers
+
+    def reaches_out(self, name: str) -> bool:
+        """Whether a call of this tool may have effects that no restored tree undoes: a command with a network."""
+        return name in self._outward
 
     async def call(self, name: str, arguments: dict[str, Any]) -> ToolAnswer:
         """Call a tool; what goes wrong inside it comes back as text for the model."""
@@ -60,6 +65,9 @@ async def open_toolbox(
             writers = frozenset(
                 tool.name for tool in tools if not (tool.annotations and tool.annotations.read_only_hint)
             )
-            yield Toolbox(client, openai_tools(tools), writers)
+            # Neither the file helper nor git has a network, even where commands have one.
+            commands = frozenset(name for name in writers if TOOLS[name] == "shell")
+            outward = commands if workspace.box.policy.network is not None else frozenset[str]()
+            yield Toolbox(client, openai_tools(tools), writers, outward)
     except BaseExceptionGroup as group:  # the client's own task groups wrap it
         raise unwrapped(group) from None

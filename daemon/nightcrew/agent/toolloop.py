@@ -23,6 +23,12 @@ class Refusal:
     is_error: bool = True
 
 
+INTERRUPTED = (
+    "INTERRUPTED: the service was stopped while this ran, and its outcome is unknown. It is not run again by itself, "
+    "since it may have had effects outside of the workspace: check first. The workspace is as it was before the call."
+)
+"""The answer to a call that could have reached the outside and was cut off."""
+
 Ending = Callable[[Call], Awaitable[Refusal | None]]
 """Handles the loop's own tool. A refusal is its answer; None ends the loop with the call unanswered."""
 
@@ -73,7 +79,11 @@ async def _run_next(
         if refusal is None:
             return call
         conversation.answer(call, refusal.text, is_error=refusal.is_error)
+    elif conversation.was_begun(call):
+        conversation.answer(call, INTERRUPTED, is_error=True)
     else:
+        if toolbox.reaches_out(call.name):
+            conversation.begin(call)
         answer = await toolbox.call(call.name, call.arguments)
         tree = (await workspace.checkpoint()).tree if toolbox.changes_files(call.name) else None
         text = answer.text + _warning(conversation, call, answer.text)

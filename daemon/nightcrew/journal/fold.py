@@ -14,6 +14,7 @@ from nightcrew.events import (
     AttemptStarted,
     CandidateTried,
     ChecksRan,
+    ConversationOpened,
     Decided,
     Delivered,
     Event,
@@ -26,6 +27,7 @@ from nightcrew.events import (
     TaskEnded,
     TaskSubmitted,
     ToolRan,
+    ToolStarted,
     VerdictReached,
     Waiting,
     WorkspaceOpened,
@@ -66,6 +68,8 @@ class TaskRecord:
     """By attempt."""
     conversations: dict[str, list[str]] = field(default_factory=dict[str, list[str]])
     """The exact message texts in order, whoever wrote them."""
+    openings: dict[str, ConversationOpened] = field(default_factory=dict[str, ConversationOpened])
+    """What each conversation's requests carry; a conversation of an older version may have none."""
     replies: dict[str, list[ModelReplied]] = field(default_factory=dict[str, list[ModelReplied]])
     """What the model said, per conversation."""
     candidates: list[CandidateTried] = field(default_factory=list[CandidateTried])
@@ -85,6 +89,8 @@ class TaskRecord:
     decided_at: str | None = None
     delivered: Delivered | None = None
     ended: TaskEnded | None = None
+    begun: ToolStarted | None = None
+    """A call that may have had effects outside and has no answer yet."""
     tools_run: list[ToolRan] = field(default_factory=list[ToolRan])
     claimed_at: str | None = None
     """Of the last claim."""
@@ -134,6 +140,10 @@ def advance(record: TaskRecord, recorded: Recorded) -> None:
         record.asked, record.decided, record.decided_at = event, None, None
     elif isinstance(event, Decided):
         record.decided, record.decided_at = event, recorded.at
+    elif isinstance(event, ConversationOpened):
+        record.openings[event.conversation] = event
+    elif isinstance(event, ToolStarted):
+        record.begun = event
     elif isinstance(event, MessageAdded | ModelReplied | ToolRan):
         _converse(record, event)
     else:
@@ -188,6 +198,7 @@ def _converse(record: TaskRecord, event: MessageAdded | ModelReplied | ToolRan) 
         record.usage = _add(record.usage, event.usage, event.seconds)
     elif isinstance(event, ToolRan):
         record.tools_run.append(event)
+        record.begun = None
         record.tree = event.tree or record.tree
 
 

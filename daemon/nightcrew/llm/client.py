@@ -24,6 +24,7 @@ from nightcrew.llm.wire import Assembler, JsonObject, as_object, chat_body, comp
 __all__ = ["Completion", "ModelClient", "Reply", "ToolCall"]
 
 T = TypeVar("T")
+_SHAPING = ("chat_template_kwargs", "reasoning_effort")
 _CHAT_ONLY = frozenset({"chat_template_kwargs", "reasoning_effort", "tool_choice", "parallel_tool_calls"})
 
 
@@ -91,6 +92,12 @@ class ModelClient:
         """Base URL of the endpoint, without a user's name and password."""
         return self._endpoint.url
 
+    @property
+    def shape(self) -> dict[str, Any]:
+        """The request fields that chat templates write into the prompt, as the settings want them now."""
+        fields = self._chat_fields(None, 0, None)
+        return {name: fields[name] for name in _SHAPING if name in fields}
+
     async def chat(
         self,
         messages: Sequence[str],
@@ -99,6 +106,7 @@ class ModelClient:
         response_format: dict[str, Any] | None = None,
         max_tokens: int | None = None,
         temperature: float | None = None,
+        shape: dict[str, Any] | None = None,
         on_text: Callable[[str], None] | None = None,
         on_wait: Callable[[str], None] | None = None,
     ) -> Reply:
@@ -106,10 +114,12 @@ class ModelClient:
 
         `messages` and `tools` are JSON texts and sent byte for byte, but for control tokens (`llm.control`). `on_text`
         gets the content as it comes, from the beginning again when a cut stream is tried again; `on_wait` gets a
-        sentence for every wait.
+        sentence for every wait. `shape` is what the conversation began with; it replaces what the settings say now.
         """
         limit = max_tokens or self._settings.max_tokens
         rest = self._chat_fields(response_format, limit, temperature)
+        if shape is not None:
+            rest = {**{name: value for name, value in rest.items() if name not in _SHAPING}, **shape}
 
         async def ask() -> Reply:
             model = await self._model()
