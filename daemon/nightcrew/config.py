@@ -6,7 +6,7 @@ import os
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, IPvAnyNetwork, SecretStr, ValidationError, field_validator, model_validator
 
@@ -48,6 +48,8 @@ class RoleSettings(Frozen):
     patience_seconds: Annotated[float, Field(ge=0)] = 600.0
     """How long an endpoint may be away before the task gives up."""
     stream: bool = True
+    vision: bool = False
+    """The model takes pictures: those of a task come with its first message."""
 
     @field_validator("dialect", mode="before")
     @classmethod
@@ -132,6 +134,27 @@ class WorkspaceSettings(Frozen):
     def keeps(self, outcome: Outcome) -> bool:
         """Whether the clone of a task that ended like this stays, for a while."""
         return self.keep == "all" or (self.keep == "failed" and outcome is not Outcome.DELIVERED)
+
+
+class InboxSettings(Frozen):
+    """The watched folder, and who may drop files into it."""
+
+    repos: dict[str, str] = Field(default_factory=dict[str, str])
+    """Folder in the inbox to the repository that tasks in it belong to: an absolute path or a URL."""
+    watch: Literal["auto", "events", "poll"] = "auto"
+    """`poll`: look once a second and trust no events; `auto` does so on network file systems."""
+    group: str | None = None
+    """Members of this group may drop tasks and read results; only the service's own account when absent."""
+
+    @field_validator("repos")
+    @classmethod
+    def _are_folders(cls, value: dict[str, str]) -> dict[str, str]:
+        for name, repo in value.items():
+            if not name or "/" in name or name.startswith("."):
+                raise ValueError(f"{name!r}: a folder's name has no `/` and does not begin with a dot")
+            if not (Path(repo).expanduser().is_absolute() or ":" in repo):
+                raise ValueError(f"{name}: {repo!r} is neither an absolute path nor a URL")
+        return value
 
 
 class McpSettings(Frozen):
@@ -229,6 +252,7 @@ class Config(Frozen):
     crews: dict[str, CrewSettings] = Field(default_factory=dict[str, "CrewSettings"])
     """Those of this file; they go before crew files and built-in crews of the same name."""
     box: BoxSettings = BoxSettings()
+    inbox_settings: InboxSettings = Field(default=InboxSettings(), alias="inbox")
     mcp: McpSettings = McpSettings()
     network: NetworkSettings = NetworkSettings()
     gate: GateSettings = GateSettings()
@@ -246,6 +270,12 @@ class Config(Frozen):
             )
         return values  # pyright: ignore[reportUnknownVariableType]
 
+    @model_validator(mode="after")
+    def _one_name_each(self) -> Self:
+        if both := sorted(self.crews.keys() & self.inbox_settings.repos.keys()):
+            raise ValueError(f"inbox.repos: {both[0]!r} is a crew's name too; call the folder something else")
+        return self
+
     @field_validator("workspaces", mode="before")
     @classmethod
     def _path_alone(cls, value: object) -> object:
@@ -262,6 +292,11 @@ class Config(Frozen):
     @property
     def rejected(self) -> Path:
         return self.home / "rejected"
+
+    @property
+    def attachments(self) -> Path:
+        """What came with tasks beside their text."""
+        return self.home / "attachments"
 
     @property
     def mcp_audit(self) -> Path:

@@ -25,6 +25,13 @@ class TaskSubmitted(Frozen):
     """`inbox:<file name>`, `cli`, `mcp`, `run`, `demo`."""
 
 
+class TaskRevised(Frozen):
+    """What was asked for, written anew before anybody began with it."""
+
+    kind: Literal["task_revised"] = "task_revised"
+    request: TaskRequest
+
+
 class TaskClaimed(Frozen):
     """A worker took the task; an older worker's next append is stale from here on."""
 
@@ -222,6 +229,7 @@ class TaskEnded(Frozen):
 
 Event = Annotated[
     TaskSubmitted
+    | TaskRevised
     | TaskClaimed
     | WorkspaceOpened
     | ChecksRan

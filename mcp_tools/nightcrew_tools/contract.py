@@ -40,6 +40,17 @@ class TaskNetwork(Frozen):
     """`setup`: while the set-up runs, and not afterwards. `loop`: while a model works too. Never while checks run."""
 
 
+class Attachment(Frozen):
+    """A file that came with a task; the task's boxes see it read-only below /attachments."""
+
+    path: str
+    """Below /attachments, printable."""
+    bytes: int
+    sha256: str
+    image: Literal["png", "jpeg", "webp", "gif"] | None = None
+    """What its first bytes say it is."""
+
+
 class TaskRequest(Frozen):
     """What a person asked for, from whichever front door it came."""
 
@@ -62,6 +73,10 @@ class TaskRequest(Frozen):
     """None: boxes have no network."""
     limits: Limits = Limits()
     deliver: Literal["branch", "patch"] = "branch"
+    attachments: tuple[Attachment, ...] = ()
+    """In the order of their paths."""
+    images: tuple[str, ...] = ()
+    """Attachments that models which take pictures are shown, in this order."""
     id: Slug | None = None
     """The person's own idempotency key: a second task with the same id is the first one."""
 

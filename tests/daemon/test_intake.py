@@ -11,8 +11,7 @@ import stat
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,82 +19,21 @@ import anyio
 import pytest
 from watchfiles import awatch
 
+from fakes.inbox import GOOD, House, running, until
 from nightcrew.config import Config
 from nightcrew.errors import JournalError, NightcrewError
 from nightcrew.events import TaskSubmitted
-from nightcrew.intake.dropfolder import DropFolder
+from nightcrew.intake.dropfolder import DropFolder, has_writer
 from nightcrew.intake.inbox import DOUBTFUL_SECONDS, STILL_SECONDS, Intake
+from nightcrew.intake.places import Dropped
 from nightcrew.journal import Journal
-from nightcrew_tools.contract import Limits, TaskRequest, TaskView
+from nightcrew_tools.contract import Limits, TaskRequest
 
 pytestmark = pytest.mark.anyio
-
-GOOD = "---\nrepo: /src/app\n---\n# Fix it\n\nPlease.\n"
 
 
 class Crash(BaseException):
     """The process is gone: nothing handles it."""
-
-
-class Clock:
-    """Time that passes when the test says so."""
-
-    def __init__(self) -> None:
-        self.seconds = 100.0
-
-    def __call__(self) -> float:
-        return self.seconds
-
-
-class House:
-    """An intake over real folders and a real journal, swept by hand."""
-
-    def __init__(self, config: Config, journal: Journal, **options: object) -> None:
-        self.config = config
-        self.journal = journal
-        self.clock = Clock()
-        self.accepted: list[TaskView] = []
-        self.rejections: list[tuple[str, str]] = []
-        self.options = options
-        self.intake = self.make(clock=self.clock)
-
-    def make(self, **more: object) -> Intake:
-        return Intake(
-            self.config,
-            self.journal,
-            on_accept=self.accepted.append,
-            on_reject=lambda name, reason: self.rejections.append((name, reason)),
-            **{**self.options, **more},  # type: ignore[arg-type]
-        )
-
-    def drop(self, name: str, text: str | bytes = GOOD) -> Path:
-        path = self.config.inbox / name
-        path.write_bytes(text if isinstance(text, bytes) else text.encode())
-        return path
-
-    async def sweep(self, *, after: float = 0.0) -> float | None:
-        self.clock.seconds += after
-        async with anyio.create_task_group() as tasks:
-            return await self.intake.sweep(tasks)
-
-    async def settle(self) -> None:
-        """Long enough for everything, doubtful files included."""
-        await self.sweep()
-        await self.sweep(after=DOUBTFUL_SECONDS)
-
-    @property
-    def titles(self) -> list[str]:
-        return sorted(task.title for task in self.journal.tasks())
-
-    @property
-    def inbox(self) -> list[str]:
-        return sorted(path.name for path in self.config.inbox.iterdir() if not path.name.startswith("."))
-
-    def hidden(self, folder: str) -> list[str]:
-        return sorted(path.name for path in (self.config.inbox / folder).iterdir())
-
-    def report(self, name: str) -> str:
-        return (self.config.rejected / f"{name}.report.md").read_text(encoding="utf-8")
 
 
 @pytest.fixture
@@ -108,20 +46,6 @@ def house(config: Config) -> Iterator[House]:
     with Journal.open(config.journal) as journal:
         DropFolder(config.inbox, config.rejected).prepare()
         yield House(config, journal)
-
-
-async def until(condition: Callable[[], object], *, seconds: float = 10.0) -> None:
-    with anyio.fail_after(seconds):
-        while not condition():  # noqa: ASYNC110 - a file or a row appears, nobody sets an event
-            await anyio.sleep(0.01)
-
-
-@asynccontextmanager
-async def running(intake: Intake) -> AsyncIterator[None]:
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(intake.run)
-        yield
-        tasks.cancel_scope.cancel()
 
 
 # --- taking a file
@@ -199,10 +123,11 @@ def test_a_writer_that_comes_while_we_look_does_no_harm(house: House):
     script = "import sys\nwhile True:\n    open(sys.argv[1], 'ab').close()\n"
     with subprocess.Popen([sys.executable, "-c", script, str(path)]) as writer:
         try:
-            folder = DropFolder(house.config.inbox, house.config.rejected)
             deadline = time.monotonic() + 1.5
             while time.monotonic() < deadline:
-                folder.is_being_written(path)
+                fd = os.open(path, os.O_RDONLY)
+                has_writer(fd)
+                os.close(fd)
         finally:
             writer.kill()
 
@@ -212,9 +137,9 @@ async def test_a_file_that_vanishes_before_its_claim_is_nothing(house: House, mo
     await house.sweep()
     look = DropFolder.is_being_written
 
-    def look_and_lose(self: DropFolder, there: Path) -> bool:
+    def look_and_lose(self: DropFolder, dropped: Dropped) -> bool:
         path.unlink()
-        return look(self, there)
+        return look(self, dropped)
 
     monkeypatch.setattr(DropFolder, "is_being_written", look_and_lose)
     await house.sweep(after=STILL_SECONDS)
@@ -370,7 +295,7 @@ async def test_a_file_that_may_not_be_read_is_rejected(house: House, monkeypatch
 # --- what is no file, and odd names
 
 
-async def test_folders_links_pipes_and_sockets_neither_hang_nor_harm(house: House, tmp_path: Path):
+async def test_links_pipes_and_sockets_neither_hang_nor_harm_and_each_has_its_report(house: House, tmp_path: Path):
     target = tmp_path / "secret.md"
     target.write_text(GOOD)
     (house.config.inbox / "folder.md").mkdir()
@@ -386,8 +311,10 @@ async def test_folders_links_pipes_and_sockets_neither_hang_nor_harm(house: Hous
         with anyio.fail_after(5):
             await house.settle()
     assert house.titles == ["Fix it"]
-    assert house.inbox == ["dangling.md", "folder.md", "link.md", "pipe.md", "socket.md"]
-    assert house.rejections == []
+    assert house.inbox == ["folder.md"]
+    for name, word in (("dangling", "link"), ("link", "link"), ("pipe", "pipe"), ("socket", "socket")):
+        assert word in house.report(f"{name}.md").split("## What to do")[0]
+        assert os.path.lexists(house.config.rejected / f"{name}.md")
 
 
 async def test_a_claimed_name_that_is_a_pipe_or_link_is_not_followed(house: House, tmp_path: Path):
@@ -399,8 +326,8 @@ async def test_a_claimed_name_that_is_a_pipe_or_link_is_not_followed(house: Hous
     with anyio.fail_after(5):
         await house.settle()
     assert house.titles == []
-    assert "cannot be read" in house.report("link.md")
-    assert "cannot be read" in house.report("pipe.md")
+    assert "not followed" in house.report("link.md")
+    assert "no file" in house.report("pipe.md")
 
 
 async def test_names_that_are_no_text_or_too_long_are_taken(house: House):

@@ -304,7 +304,13 @@ def test_the_line_of_a_nested_value_is_its_own():
     assert refused(task("limits:\n  minutes: 5\n  attempts: 99\n")).line == 5
 
 
-@pytest.mark.parametrize("front", ["after: nightly\n", "images: [a.png]\n", "schedule: daily\n", "deliver: push\n"])
+def test_pictures_of_a_file_that_comes_alone_are_refused():
+    error = refused(task("images: [a.png]\n"))
+    assert "folder" in error.reason
+    assert error.line == 3
+
+
+@pytest.mark.parametrize("front", ["after: nightly\n", "schedule: daily\n", "deliver: push\n"])
 def test_fields_of_later_are_refused_with_a_clear_sentence(front: str):
     error = refused(task(front))
     assert "not supported yet" in error.reason

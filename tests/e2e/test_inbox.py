@@ -40,7 +40,7 @@ def bad_files(root: Path, repository: Path) -> dict[str, tuple[bytes, str]]:
         "plain.md": (task(f"repo: {root}/plain"), "git"),
         "nocommit.md": (task(f"repo: {root}/no-commit"), "commit"),
         "nobase.md": (task(f"repo: {repository}\nbase: mian"), "main"),
-        "nocrew.md": (task(f"repo: {repository}\ncrew: trio"), "crew"),
+        "nocrew.md": (task(f"repo: {repository}\ncrew: nobodys"), "crew"),
         "nobody.md": (task(f"repo: {repository}", ""), "says nothing"),
         "notes.txt": (b"milk, eggs\n", ".md"),
     }

@@ -24,6 +24,7 @@ from nightcrew.events import (
     Recorded,
     TaskClaimed,
     TaskEnded,
+    TaskRevised,
     TaskSubmitted,
     ToolRan,
     VerdictReached,
@@ -133,6 +134,8 @@ def _queue_and_end(event: Event) -> Iterator[Line]:
     match event:
         case TaskSubmitted():
             yield "plain", "queued", f"{event.name}: {event.request.title}"
+        case TaskRevised():
+            yield "plain", "revised", event.request.title
         case TaskClaimed():
             yield "plain", "started", f"by {event.worker}"
         case Waiting():

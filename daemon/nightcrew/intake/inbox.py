@@ -8,32 +8,43 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from pathlib import Path, PurePath
+from pathlib import Path
 
 import anyio
 import anyio.abc
 import anyio.lowlevel
+import anyio.to_thread
 import watchfiles
 
-from nightcrew.config import Config
+from nightcrew.attachments import AttachmentStore
+from nightcrew.config import Config, environment
+from nightcrew.crew import known
 from nightcrew.errors import JournalError, NightcrewError, TaskFileError
 from nightcrew.events import Recorded, TaskSubmitted
-from nightcrew.intake import taskfile
-from nightcrew.intake.dropfolder import Claimed, DropFolder, Dropped, shown
+from nightcrew.intake.admission import Admission, Candidate, has_suffix
+from nightcrew.intake.dropfolder import Claimed, DropFolder, shown
+from nightcrew.intake.places import Dropped, Known, Place
+from nightcrew.intake.shared import open_to_group, trusts_events
 from nightcrew.journal import Journal, Submission
-from nightcrew_tools.contract import Limits, TaskRequest, TaskView
+from nightcrew_tools.contract import TaskNotFound, TaskRequest, TaskView
 
 _log = logging.getLogger("nightcrew.intake")
 
 STILL_SECONDS = 0.15
 """A file that did not change for so long is complete, unless someone has it open for writing."""
 DOUBTFUL_SECONDS = 2.0
-"""What is no task yet (empty, or another suffix) may still become one by then."""
+"""What is no task yet (empty, or another suffix) may still become one by then; and what the kernel tells us less about
+(a folder that is being copied, another account's file) must have been still for so long."""
+REMOTE_SECONDS = 4.0
+"""As long must a file be still that comes over a network: what is known of its size is up to 3 s old (NFS)."""
+UNNAMED_SECONDS = 10.0
+"""So long may a folder go without its `task.md`, which is copied last."""
+TIDY_SECONDS = 3600.0
 _SWEEP_SECONDS = 1.0
-_SUFFIXES = (".md", ".markdown")
 _AT_ONCE = 8
 _BATCH = 500
 
@@ -51,7 +62,7 @@ async def _anything_goes(_request: TaskRequest) -> None:
 
 @dataclass
 class _Seen:
-    stamp: tuple[int, int, int]
+    stamp: tuple[object, ...]
     since: float
 
 
@@ -72,14 +83,19 @@ class Intake:
         on_reject: Callable[[str, str], None] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._folder = DropFolder(config.inbox, config.rejected)
-        self._limits: Limits = config.limits
+        self._config = config
+        self._folder = DropFolder(config.inbox, config.rejected, known_names(config))
+        self._store = AttachmentStore(config.attachments)
+        self._admission = Admission(self._folder, config.limits, self._store)
         self._journal = journal
         self._validate = validate
         self._on_accept = on_accept
         self._on_reject = on_reject
         self._clock = clock
-        self._seen: dict[str, _Seen] = {}
+        self._events = True
+        self._tidy_at = clock()
+        self._seen: dict[tuple[Place, str], _Seen] = {}
+        self._places: list[Place] = [Place()]
         self._in_hand: set[str] = set()
         self._said: set[str] = set()
         self._hint = anyio.Event()
@@ -89,13 +105,16 @@ class Intake:
     async def run(self, *, once: bool = False) -> None:
         """Watch the inbox until cancelled; with `once`, take what is in it now and return.
 
-        Raises `JournalError` when the folders cannot be made at the start. Later troubles of the disk are logged and
-        tried again.
+        Raises `JournalError` when the folders cannot be made at the start, or not opened to the group. Later troubles
+        of the disk are logged and tried again.
         """
-        self._folder.prepare()
+        self._prepare()
         started = self._clock()
+        self._events, why = trusts_events(self._folder.inbox, self._config.inbox_settings.watch)
+        if why:
+            self._say(why)
         async with anyio.create_task_group() as tasks:
-            if not once:
+            if self._events and not once:
                 tasks.start_soon(self._watch)
             try:
                 while True:
@@ -115,57 +134,95 @@ class Intake:
         Returns the seconds after which another look is worth while, None when nothing in the inbox is on its way.
         """
         try:
-            self._folder.prepare()
+            self._prepare()
             ready, pause = self._look()
-            self._folder.claim(ready)
+            for dropped, error in self._folder.claim(ready)[1]:
+                self._complain(dropped, error)
             await self._admit(tasks)
+            await self._tidy()
         except (OSError, JournalError) as error:
             self._say(f"the inbox cannot be worked: {error}")
             return None
         return pause
 
+    def _prepare(self) -> None:
+        self._folder.prepare()
+        self._folder.known = known_names(self._config)  # a crew is a file, and a new one needs no restart
+        if group := self._config.inbox_settings.group:
+            for remark in open_to_group(group, self._config):
+                self._say(remark)
+
+    async def _tidy(self) -> None:
+        """Now and then: attachments of tasks that the journal does not keep any longer go."""
+        if self._clock() >= self._tidy_at:
+            self._tidy_at = self._clock() + TIDY_SECONDS
+            self._store.sweep(self._is_known)
+
+    def _is_known(self, task: str) -> bool:
+        try:
+            self._journal.view(task)
+        except TaskNotFound:
+            return False
+        return True
+
     # --- what is ready
 
-    def _look(self) -> tuple[list[str], float | None]:
+    def _look(self) -> tuple[list[Dropped], float | None]:
         time_now = self._clock()
-        found = self._folder.scan()
-        files = [dropped for dropped in found if dropped.kind == "file"]
-        for dropped in found:
-            if dropped.kind != "file":
-                self._say(f"{shown(dropped.name)} in the inbox is left alone: a {dropped.kind} is no task file")
-        self._seen = {dropped.name: self._sight(dropped, time_now) for dropped in files}
-        ready: list[str] = []
+        scan = self._folder.scan()
+        self._places = scan.places
+        for place, error in scan.troubles.items():
+            self._say(f"{shown(str(place))} in the inbox cannot be looked into: {error.strerror}; chmod g+rwx it")
+        self._seen = {dropped.key: self._sight(dropped, time_now) for dropped in scan.dropped}
+        ready: list[Dropped] = []
         pauses: list[float] = []
-        for dropped in files:
-            age = time_now - self._seen[dropped.name].since
-            wait = _patience(dropped) - age
-            if wait > 0:
-                pauses.append(wait)
-            elif self._folder.is_being_written(self._folder.inbox / dropped.name):
+        for dropped in scan.dropped:
+            age = time_now - self._seen[dropped.key].since
+            patience = self._patience(dropped)
+            if patience is None:
+                continue
+            if patience > age:
+                pauses.append(patience - age)
+            elif self._folder.is_being_written(dropped):
                 pauses.append(STILL_SECONDS if age < DOUBTFUL_SECONDS else _SWEEP_SECONDS)
             else:
-                ready.append(dropped.name)
+                ready.append(dropped)
         return ready, min(pauses, default=None)
 
     def _sight(self, dropped: Dropped, time_now: float) -> _Seen:
-        seen = self._seen.get(dropped.name)
+        seen = self._seen.get(dropped.key)
         return seen if seen and seen.stamp == dropped.stamp else _Seen(dropped.stamp, time_now)
+
+    def _patience(self, dropped: Dropped) -> float | None:
+        """For how many seconds it must have been as it is; None: for ever."""
+        if dropped.kind == "folder":
+            look = dropped.look
+            if look is not None and (look.unfinished or not look.stamp):
+                if look.unfinished:
+                    self._say(f"{shown(dropped.name)} waits: {shown(look.unfinished)} in it has a temporary name")
+                return None
+            whole = look is None or look.has_task or look.fault
+            least = DOUBTFUL_SECONDS if whole else UNNAMED_SECONDS
+        elif dropped.kind == "file" and dropped.size and has_suffix(dropped.name) and not dropped.foreign:
+            least = STILL_SECONDS
+        else:
+            least = DOUBTFUL_SECONDS
+        return least if self._events else max(least, REMOTE_SECONDS)
 
     async def _watch(self) -> None:
         while not self._stop.is_set():
             try:
-                await self._watch_this_folder()
+                await self._watch_these_folders()
             except (OSError, RuntimeError) as error:  # no such folder, no inotify watches left
                 self._say(f"the inbox is looked at every second only: {error}")
                 with anyio.move_on_after(_SWEEP_SECONDS):
                     await self._stop.wait()
 
-    async def _watch_this_folder(self) -> None:
-        """Pass hints on until the folder is another one than it was."""
-        inbox = self._folder.inbox
-        armed = _identity(inbox)
+    async def _watch_these_folders(self) -> None:
+        """Pass hints on until the folders are others than they were."""
+        armed = self._identities()
         hints = watchfiles.awatch(  # pyright: ignore[reportUnknownMemberType] - trio's types are not installed
-            inbox,
+            *armed,
             watch_filter=None,
             recursive=False,
             step=20,
@@ -178,58 +235,48 @@ class Intake:
             async for changes in hints:
                 if changes:
                     self._hint.set()
-                if _identity(inbox) != armed:
+                if self._identities() != armed:
                     return
+
+    def _identities(self) -> dict[Path, tuple[int, int] | None]:
+        paths = [self._folder.inbox.joinpath(*place.path) for place in self._places]
+        return {path: _identity(path) for path in paths}
 
     # --- into the journal
 
     async def _admit(self, tasks: anyio.abc.TaskGroup) -> None:
         """Begin with every claimed file that is not in hand, those of an earlier run included."""
-        alike: dict[TaskRequest, list[tuple[Claimed, TaskRequest]]] = {}
+        alike: dict[TaskRequest, list[Candidate]] = {}
         for claimed in self._folder.claimed():
             if claimed.path.name in self._in_hand:
                 continue
             await anyio.lowlevel.checkpoint()  # a thousand files must not hold up everybody else
             try:
-                request = self._parse(claimed)
+                candidate = self._admission.read(claimed)
             except TaskFileError as error:
                 self._reject(claimed, error.reason, error.line)
             else:
-                if request is not None:
-                    alike.setdefault(_to_validate(request), []).append((claimed, request))
+                if candidate is not None:
+                    alike.setdefault(_to_validate(candidate.request), []).append(candidate)
         for group in alike.values():
-            self._in_hand.update(claimed.path.name for claimed, _ in group)
+            self._in_hand.update(candidate.claimed.path.name for candidate in group)
             tasks.start_soon(self._admit_group, group)
 
-    def _parse(self, claimed: Claimed) -> TaskRequest | None:
-        """The request in the file; None when it is to be read later. Raises `TaskFileError`."""
-        if not _has_suffix(claimed.name):
-            raise TaskFileError("task files are Markdown and end in `.md`: rename the file")
-        try:
-            data = self._folder.read(claimed, taskfile.MAX_BYTES)
-        except FileNotFoundError:
-            return None
-        except OSError as error:
-            raise TaskFileError(f"the file cannot be read ({error.strerror}); check its owner and mode") from error
-        if data is None:
-            return None
-        return taskfile.parse(data, name=PurePath(claimed.shown).stem, default_limits=self._limits)
-
-    async def _admit_group(self, group: list[tuple[Claimed, TaskRequest]]) -> None:
+    async def _admit_group(self, group: list[Candidate]) -> None:
         """Validate once what is the same for all of them, then submit them together."""
         try:
-            if reason := await self._objection(group[0][1]):
-                for claimed, _ in group:
-                    self._reject(claimed, reason, None)
+            if reason := await self._objection(group[0].request):
+                for candidate in group:
+                    self._reject(candidate.claimed, reason, None)
                     await anyio.lowlevel.checkpoint()
                 return
             for start in range(0, len(group), _BATCH):
-                self._submit(group[start : start + _BATCH])
+                self._submit(await self._with_attachments(group[start : start + _BATCH]))
                 await anyio.lowlevel.checkpoint()
         except (JournalError, OSError) as error:
             self._say(f"dropped tasks wait: {error}")  # still claimed: the next sweep finds them
         finally:
-            self._in_hand.difference_update(claimed.path.name for claimed, _ in group)
+            self._in_hand.difference_update(candidate.claimed.path.name for candidate in group)
             self._hint.set()
 
     async def _objection(self, request: TaskRequest) -> str | None:
@@ -243,20 +290,56 @@ class Intake:
             return str(error) or type(error).__name__
         return None
 
-    def _submit(self, group: list[tuple[Claimed, TaskRequest]]) -> None:
-        submissions = [
-            Submission(request, f"inbox:{claimed.shown}", PurePath(claimed.shown).stem, claimed.task)
-            for claimed, request in group
-        ]
-        for (claimed, request), recorded in zip(group, self._journal.submit_many(submissions), strict=True):
-            if request.id is None and not _is_from(recorded, f"inbox:{claimed.shown}", request):
+    async def _with_attachments(self, group: list[Candidate]) -> list[Candidate]:
+        """Those whose attachments are in place."""
+        whole: list[Candidate] = []
+        for candidate in group:
+            try:
+                copied = (
+                    await anyio.to_thread.run_sync(self._admission.copy, candidate) if candidate.look else candidate
+                )
+            except TaskFileError as error:
+                self._reject(candidate.claimed, error.reason, error.line)
+            else:
+                whole += [copied] if copied else []
+        return whole
+
+    def _submit(self, group: list[Candidate]) -> None:
+        submissions = [Submission(one.request, one.claimed.origin, one.claimed.stem, one.claimed.task) for one in group]
+        for candidate, recorded in zip(group, self._journal.submit_many(submissions), strict=True):
+            claimed, request = candidate.claimed, candidate.request
+            if request.id is None and not _is_from(recorded, claimed.origin, request):
                 self._folder.rename_claimed(claimed)  # another process gave out the same id in the same second
+                continue
+            if request.id is not None and (objection := self._settle_id(claimed, request, recorded)):
+                self._reject(claimed, objection, None)
                 continue
             self._folder.accept(claimed)
             view = self._journal.view(recorded.task)
             _log.info("%s is task %s", claimed.shown, view.id)
+            for remark in candidate.remarks:
+                _log.warning("%s: %s", claimed.shown, remark)
             if self._on_accept:
                 self._on_accept(view)
+
+    def _settle_id(self, claimed: Claimed, request: TaskRequest, recorded: Recorded) -> str:
+        """What an `id` that was there already means for a file: nothing, a new text for its task, or an objection."""
+        event = recorded.event
+        if isinstance(event, TaskSubmitted) and (event.origin, event.request) == (claimed.origin, request):
+            return ""
+        there = self._journal.record(recorded.task)
+        if there.request == request:
+            return ""
+        if there.origin == claimed.origin and self._journal.revise(recorded.task, request):
+            _log.warning("%s takes the place of the file that task %s was made of", claimed.shown, recorded.task)
+            return ""
+        if there.request.text == request.text:
+            return ""
+        state = "has begun" if there.claims else f"came from {there.origin}"
+        return (
+            f"`id`: there is a task {recorded.task!r} with another text, and it {state}; give this one another id, or "
+            f"cancel that one (`nightcrew cancel {recorded.task}`) and give this one another id"
+        )
 
     def _reject(self, claimed: Claimed, reason: str, line: int | None) -> None:
         try:
@@ -269,6 +352,19 @@ class Intake:
         if self._on_reject:
             self._on_reject(shown(name), f"{where}{reason}")
 
+    def _complain(self, dropped: Dropped, error: OSError) -> None:
+        """Say what keeps us from taking something out of the inbox, once, in a report too."""
+        name = f"{shown(str(dropped.place))}{shown(dropped.name)}"
+        mine = dropped.kind == "folder" and isinstance(error, PermissionError)
+        remedy = f"chmod -R g+rwX {shown(dropped.name)}" if mine else "chmod g+rwx the folder that it lies in"
+        sticky = "; a sticky inbox (chmod -t) must belong to the service's account" if not mine else ""
+        message = f"{name} cannot be taken out of the inbox: {error.strerror}; {remedy}{sticky}"
+        if message not in self._said:
+            self._folder.complain(dropped, message)
+            self._say(message)
+            if self._on_reject:
+                self._on_reject(shown(dropped.name), message)
+
     def _say(self, message: str) -> None:
         """Log a trouble that every sweep meets again, once."""
         if message not in self._said:
@@ -276,12 +372,10 @@ class Intake:
             _log.warning("%s", message)
 
 
-def _patience(dropped: Dropped) -> float:
-    return STILL_SECONDS if dropped.size and _has_suffix(dropped.name) else DOUBTFUL_SECONDS
-
-
-def _has_suffix(name: str) -> bool:
-    return name.lower().endswith(_SUFFIXES)
+def known_names(config: Config) -> Known:
+    """What a folder in the inbox may be called; a name that both have is the crew's."""
+    repos = {name: os.path.expanduser(repo) for name, repo in config.inbox_settings.repos.items()}  # noqa: PTH111 - URLs
+    return Known(frozenset(known(config, environment())), repos)
 
 
 def _identity(path: Path) -> tuple[int, int] | None:
@@ -294,7 +388,7 @@ def _identity(path: Path) -> tuple[int, int] | None:
 
 def _to_validate(request: TaskRequest) -> TaskRequest:
     """The request without what no validation depends on: files that agree in this are validated once."""
-    return request.model_copy(update={"title": "", "text": "", "id": None, "priority": 0})
+    return request.model_copy(update={"title": "", "text": "", "id": None, "priority": 0, "images": ()})
 
 
 def _is_from(recorded: Recorded, origin: str, request: TaskRequest) -> bool:

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from pydantic import ValidationError
 
+from nightcrew.attachments import TASK_FILE, NotTaken
 from nightcrew.errors import TaskFileError
 from nightcrew.intake.frontmatter import Listing, Mapping, Node, Scalar, describe, parse_mapping
 from nightcrew_tools.contract import Limits, TaskNetwork, TaskRequest
@@ -34,6 +35,17 @@ _HEADING = re.compile(r" {0,3}#{1,6}(?=[ \t]|$)")
 _UNDERLINE = re.compile(r" {0,3}(?:=+|-+)[ \t]*")
 
 
+Attach = Callable[[tuple[str, ...]], tuple[str, ...]]
+"""Raises `NotTaken`."""
+
+
+def nothing_attached(named: tuple[str, ...]) -> tuple[str, ...]:
+    """`attach` of a file that comes alone."""
+    if named:
+        raise NotTaken(f"pictures come in a folder: put them beside the text, call that `{TASK_FILE}`, drop the folder")
+    return ()
+
+
 def parse(
     data: bytes,
     *,
@@ -41,12 +53,14 @@ def parse(
     default_repo: str | None = None,
     base_dir: Path | None = None,
     default_limits: Limits | None = None,
+    attach: Attach = nothing_attached,
 ) -> TaskRequest:
     """Read a task file.
 
     `name` is the file's, for a task whose text gives no title. `default_repo` stands in where the file names none.
     Relative paths are relative to `base_dir`, and refused where that is None. `default_limits` fill what `limits:`
-    leaves out. Raises `TaskFileError`, and nothing else, with the reason and the line in the file.
+    leaves out. `attach` makes of what `images:` names the attachments that models are shown. Raises `TaskFileError`,
+    and nothing else, with the reason and the line in the file.
     """
     front, front_line, body, body_line = _split(_decode(data))
     fields = parse_mapping(front, first_line=front_line)
@@ -62,6 +76,10 @@ def parse(
         if values.pop(key, ()):
             line = fields.lines[key]
             raise TaskFileError(f"`{key}` is not supported yet: {why}; remove line {line}", line=line)
+    try:
+        values["images"] = attach(values.get("images", ()))
+    except NotTaken as error:
+        raise TaskFileError(f"`images`: {error}", line=fields.lines.get("images")) from None
     values["limits"] = _limits(fields, values["limits"], default_limits or Limits())
     values["repo"] = _repo(values.get("repo"), fields, default_repo, base_dir)
     text = body.strip()
@@ -376,6 +394,5 @@ _READERS: dict[str, Callable[[str, Node], Any]] = {
 
 _LATER = {
     "after": "tasks do not wait for each other; drop this one when the other has ended",
-    "images": "the crew sees text only; describe the picture in the task",
     "schedule": "a task starts when it is dropped; let cron or a systemd timer drop the file",
 }

@@ -25,6 +25,7 @@ from nightcrew.events import (
     Recorded,
     TaskClaimed,
     TaskEnded,
+    TaskRevised,
     TaskSubmitted,
     ToolRan,
     ToolStarted,
@@ -130,6 +131,9 @@ def advance(record: TaskRecord, recorded: Recorded) -> None:
     record.seq = recorded.seq
     record.updated_at = recorded.at
     record.waiting = event.reason if isinstance(event, Waiting) else ""
+    if isinstance(event, TaskRevised):
+        record.request = event.request
+        return
     if isinstance(event, TaskClaimed):
         _claim(record, event, recorded.at)
         return

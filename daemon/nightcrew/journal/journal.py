@@ -17,7 +17,17 @@ from typing import Self
 from pydantic import ValidationError
 
 from nightcrew.errors import JournalCorrupt, JournalError, Stale
-from nightcrew.events import EVENT, ApprovalAsked, Decided, Event, Recorded, TaskClaimed, TaskEnded, TaskSubmitted
+from nightcrew.events import (
+    EVENT,
+    ApprovalAsked,
+    Decided,
+    Event,
+    Recorded,
+    TaskClaimed,
+    TaskEnded,
+    TaskRevised,
+    TaskSubmitted,
+)
 from nightcrew.journal.database import Database
 from nightcrew.journal.fold import TaskRecord, advance, fold, view
 from nightcrew.journal.ids import new_task_id, now, slug
@@ -127,6 +137,20 @@ class Journal:
         with self._claiming(locks) as take, self._writing() as fresh:
             task = self._submit(submission, fresh).task
             return task, self._claim(task, worker, take, fresh)
+
+    def revise(self, task: str, request: TaskRequest) -> bool:
+        """Put another request in the place of what a task was submitted with.
+
+        False, and nothing is written, when somebody has begun with it or it has ended. Raises `TaskNotFound`.
+        """
+        with self._writing() as fresh:
+            row = self._row(task)
+            if row.state is not TaskState.QUEUED or fold(self.read(task)).claims:
+                return False
+            revised = TaskRevised(request=request)
+            self._append(Recorded.model_construct(task=task, seq=row.seq + 1, at=now(), event=revised), fresh)
+            self._database.run("UPDATE task SET priority = ? WHERE id = ?", request.priority, task)
+            return True
 
     def append(self, task: str, seq: int, event: Event, *, at: str | None = None) -> Recorded:
         """Append the event as number `seq` of its task. It is on the disk when this returns.
