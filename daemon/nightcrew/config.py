@@ -337,6 +337,16 @@ def models_dir(environ: Mapping[str, str]) -> Path:
     return Path(base) / "nightcrew" / "models"
 
 
+def hub_dir(environ: Mapping[str, str]) -> Path:
+    """Where weights from the hub lie, for SGLang too: `HF_HUB_CACHE`, or below `HF_HOME` or the user's cache folder."""
+    if path := environ.get("HF_HUB_CACHE"):
+        return Path(path).expanduser().absolute()
+    if home := environ.get("HF_HOME"):
+        return Path(home).expanduser().absolute() / "hub"
+    base = environ.get("XDG_CACHE_HOME") or Path(environ.get("HOME", "/root")) / ".cache"
+    return Path(base) / "huggingface" / "hub"
+
+
 def environment() -> Mapping[str, str]:
     """The process environment: the one place of the project that reads it."""
     return os.environ

@@ -65,6 +65,8 @@ def doctor(json: JsonFlag = False) -> None:
 
 async def examine() -> AsyncIterator[Check]:
     """Look at everything, the cheap things first."""
+    from nightcrew.cli.doctor_gpu import gpu_checks
+    from nightcrew.cli.doctor_mcp import mcp_check
     from nightcrew.config import load_config
     from nightcrew.errors import ConfigError
 
@@ -85,6 +87,9 @@ async def examine() -> AsyncIterator[Check]:
     yield _disk(config)
     yield _journal(config)
     yield _service(config)
+    yield mcp_check(config)
+    for check in gpu_checks(config):
+        yield check
     async for check in _models(config):
         yield check
 
@@ -202,7 +207,7 @@ def _toolchains(config: Config) -> Iterator[Check]:
 def _home(config: Config) -> Check:
     import os
 
-    near = _nearest(config.home)
+    near = nearest(config.home)
     if not os.access(near, os.W_OK | os.X_OK):
         return Check(
             "home", "fail", f"{config.home}: {near} cannot be written", "change its owner, or set NIGHTCREW_HOME"
@@ -217,12 +222,12 @@ def _disk(config: Config) -> Check:
 
     if trouble := storage_trouble(config, write=config.home.exists()):
         return Check("disk", "fail", trouble, "no new task is taken until then; what runs goes on afterwards by itself")
-    free = shutil.disk_usage(_nearest(config.home)).free
+    free = shutil.disk_usage(nearest(config.home)).free
     level: Level = "ok" if free > 5 * _GIB else "warn" if free > _GIB / 2 else "fail"
     return Check("disk", level, f"{free / _GIB:.1f} GiB free at {config.home}", "make room: clones and weights need it")
 
 
-def _nearest(path: Path) -> Path:
+def nearest(path: Path) -> Path:
     """The path itself, or the first folder above it that exists."""
     return next(folder for folder in (path, *path.parents) if folder.exists())
 
