@@ -61,13 +61,14 @@ class _Server(uvicorn.Server):
 
 
 @contextlib.asynccontextmanager
-async def listening(app: Starlette, address: Address) -> AsyncGenerator[int]:
+async def listening(app: Starlette, address: Address, passed: socket.socket | None = None) -> AsyncGenerator[int]:
     """Serve `app` at `address` while the block runs; gives the port, which is a free one where 0 was asked for.
 
-    Raises `OSError` where it cannot listen there.
+    `passed` listens there already: the service manager's, which stays open when this end of it is closed. Raises
+    `OSError` where it cannot listen there.
     """
     family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
-    with socket.create_server((address.host, address.port), family=family, backlog=128) as listener:
+    with passed or socket.create_server((address.host, address.port), family=family, backlog=128) as listener:
         config = uvicorn.Config(
             app,
             http=PatientProtocol,

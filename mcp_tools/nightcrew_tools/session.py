@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
@@ -95,8 +96,10 @@ async def serve_stdio(offer: Offer) -> None:
 
 
 @asynccontextmanager
-async def serving_http(offer: Offer, address: Address, tokens: Tokens | None) -> AsyncGenerator[int]:
-    """Serve over HTTP while the block runs; gives the port.
+async def serving_http(
+    offer: Offer, address: Address, tokens: Tokens | None, *, listener: socket.socket | None = None
+) -> AsyncGenerator[int]:
+    """Serve over HTTP while the block runs; gives the port. A `listener` listens at `address` already.
 
     Raises `UnsafeAddress`, `ValueError` and `OSError`.
     """
@@ -106,7 +109,7 @@ async def serving_http(offer: Offer, address: Address, tokens: Tokens | None) ->
             scope: await stack.enter_async_context(offer.server(scope)) for scope in wanted
         }
         app = http_app(servers, address=address, tokens=tokens)
-        yield await stack.enter_async_context(listening(app, address))
+        yield await stack.enter_async_context(listening(app, address, listener))
 
 
 class Readiness:

@@ -28,16 +28,21 @@ def up(json: JsonFlag = False) -> None:
 
     Running tasks are let go of then, and go on at the next start. A second signal stops at once.
     """
+    import faulthandler
     import logging
+    from functools import partial
 
     import anyio
 
     from nightcrew.cli.running import make_progress
-    from nightcrew.config import load_config
+    from nightcrew.config import environment, load_config
     from nightcrew.service import Service, serve
+    from nightcrew.service.herald import Herald
+    from nightcrew.service.notify import Notifier, passed_sockets
     from nightcrew.service.outside import open_door
     from nightcrew.service.worker import open_worker
 
+    faulthandler.enable()  # a watchdog's SIGABRT shows where the loop hung
     config = load_config()
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     progress = make_progress(names=True)
@@ -47,6 +52,13 @@ def up(json: JsonFlag = False) -> None:
             typer.echo(recorded.model_dump_json(ensure_ascii=True))
         progress.show(recorded)
 
-    service = Service(config, open_worker=open_worker, say=progress.say, open_door=open_door, on_event=on_event)
+    service = Service(
+        config,
+        open_worker=open_worker,
+        say=progress.say,
+        open_door=partial(open_door, sockets=passed_sockets(environment())),
+        on_event=on_event,
+        herald=Herald(Notifier(environment())),
+    )
     say(f"home {config.home}; drop task files into {config.inbox}; results come to {config.outbox}")
     anyio.run(serve, service, progress.say)

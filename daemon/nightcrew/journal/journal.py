@@ -297,6 +297,14 @@ class Journal:
         )
         return [_view(*row) for row in rows]
 
+    def counts(self) -> dict[TaskState, int]:
+        """How many tasks there are in each state that is not the end; a state without any may be missing."""
+        rows = self._database.all(
+            "SELECT state, count(*) FROM task WHERE state IN (?, ?, ?) GROUP BY state",
+            *(TaskState.QUEUED, TaskState.RUNNING, TaskState.WAITING),
+        )
+        return {TaskState(state): count for state, count in rows}
+
     def find(self, prefix: str) -> list[str]:
         """Ids of the tasks that are meant: the one with this id or name, else all whose id begins so, in order."""
         rows = self._database.all("SELECT id FROM task WHERE id = ?", prefix)

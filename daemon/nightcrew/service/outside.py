@@ -5,13 +5,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Generator
+import socket
+from collections.abc import AsyncGenerator, Generator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 
 import anyio
 
-from nightcrew.config import Config
+from nightcrew.config import Config, McpSettings
 from nightcrew.errors import ConfigError, NightcrewError
 from nightcrew.gateway import JournalGateway
 from nightcrew.journal import Journal
@@ -19,7 +20,7 @@ from nightcrew.journal.locks import ServiceLock
 from nightcrew.service.attendant import Say
 from nightcrew.service.boxes import box_limits, toolchains
 from nightcrew.service.door import validate
-from nightcrew_tools.address import check_address, parse_address
+from nightcrew_tools.address import Address, check_address, parse_address
 from nightcrew_tools.clients import Facts
 from nightcrew_tools.contract import NoQueue, TaskGateway, TaskRefused, TaskRequest, TaskView
 from nightcrew_tools.grants import Grants, outside_grants
@@ -111,13 +112,14 @@ async def open_offer(
 
 
 @asynccontextmanager
-async def open_door(config: Config, say: Say) -> AsyncGenerator[None]:
-    """The service's own `/mcp`, while the block runs; nothing where the configuration opens none.
+async def open_door(config: Config, say: Say, *, sockets: Sequence[socket.socket] = ()) -> AsyncGenerator[None]:
+    """The service's own `/mcp`, while the block runs; nothing where neither the configuration nor systemd opens one.
 
-    Raises `ConfigError`, `RootRefused`, `BoxUnavailable`, and `OSError` where the address is taken.
+    `sockets` listen already, and take the place of the configured address. Raises `ConfigError`, `RootRefused`,
+    `BoxUnavailable`, and `OSError` where the address is taken.
     """
     settings = config.mcp
-    if settings.listen is None:
+    if settings.listen is None and not sockets:
         yield
         return
     try:
@@ -128,7 +130,7 @@ async def open_door(config: Config, say: Say) -> AsyncGenerator[None]:
             allow=settings.allow,
             deny=settings.deny,
         )
-        address = parse_address(settings.listen, settings.host_names)
+        listener, address = _place(settings, sockets)
         tokens = None if settings.token_file is None else _tokens(settings.token_file.expanduser(), say)
         check_address(address, tokens)
     except ValueError as error:
@@ -136,9 +138,22 @@ async def open_door(config: Config, say: Say) -> AsyncGenerator[None]:
     async with AsyncExitStack() as stack:
         audit = config.mcp_audit
         offer = await stack.enter_async_context(open_offer(config, grants, settings.roots, audit=audit))
-        port = await stack.enter_async_context(serving_http(offer, address, tokens))
+        port = await stack.enter_async_context(serving_http(offer, address, tokens, listener=listener))
         say(f"MCP clients are served at http://{address.host}:{port}/mcp")
         yield
+
+
+def _place(settings: McpSettings, sockets: Sequence[socket.socket]) -> tuple[socket.socket | None, Address]:
+    """Where clients come in: at the one socket that systemd passed, else where the configuration says.
+
+    Raises `ValueError`.
+    """
+    if not sockets:
+        return None, parse_address(settings.listen or "", settings.host_names)
+    if len(sockets) > 1 or sockets[0].family not in (socket.AF_INET, socket.AF_INET6):
+        raise ValueError("the socket unit must pass one TCP socket: ListenStream=HOST:PORT, once")
+    host, port = sockets[0].getsockname()[:2]
+    return sockets[0], Address(host, port, settings.host_names)
 
 
 def _tokens(path: Path, say: Say) -> Tokens:

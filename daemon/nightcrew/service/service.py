@@ -26,6 +26,8 @@ from nightcrew.journal.health import Health, refuse_in_trouble, storage_error
 from nightcrew.journal.locks import RunLocks, ServiceLock, private_directory
 from nightcrew.service.attendant import Attendant, OpenWorker, Say
 from nightcrew.service.door import validate
+from nightcrew.service.herald import Herald
+from nightcrew.service.notify import Notifier
 from nightcrew_tools.contract import Outcome, TaskRequest, TaskState
 
 POLL_SECONDS = 0.25
@@ -61,10 +63,12 @@ class Service:
         open_door: OpenDoor = no_door,
         on_event: OnEvent | None = None,
         on_reject: Callable[[str, str], None] | None = None,
+        herald: Herald | None = None,
     ) -> None:
         """`on_event` is shown what this service writes into the journal, `on_reject` the name of each task file that is
-        refused and why; neither may raise."""
+        refused and why; neither may raise. `herald` tells the service manager, where there is one."""
         self._config = config
+        self.herald = herald or Herald(Notifier({}))
         self._open_worker = open_worker
         self._open_door = open_door
         self._say = say
@@ -108,6 +112,7 @@ class Service:
                         group.start_soon(self._intake(journal).run)
                         group.start_soon(self._look_after, journal, locks)
                         self.started.set()
+                        self.herald.ready()
                         await self._dispatch(journal, locks, attendant, group)
 
     def _intake(self, journal: Journal) -> Intake:
@@ -124,6 +129,7 @@ class Service:
         return Intake(self._config, journal, validate=check, on_reject=self._on_reject)
 
     def _observe(self, recorded: Recorded) -> None:
+        self.herald.observe(recorded)
         if isinstance(recorded.event, TaskSubmitted):
             self._wake.set()
         if self._on_event is not None:
@@ -134,6 +140,7 @@ class Service:
         version = -1
         while True:
             self._wake = anyio.Event()
+            self.herald.beat("dispatch", journal, self.health.trouble)
             good = self.health.good()
             try:
                 for record in self._claims(journal, locks) if good else ():
@@ -144,6 +151,7 @@ class Service:
                 good = False
             version = journal.data_version()
             while not self._wake.is_set() and journal.data_version() == version and not self._any_due():
+                self.herald.beat("dispatch", journal, self.health.trouble)
                 with anyio.move_on_after(POLL_SECONDS):
                     await self._wake.wait()
                 if self.health.good() and not good:
@@ -189,6 +197,7 @@ class Service:
         rescue_at = time.monotonic() + RESCUE_SECONDS
         while True:
             await anyio.sleep(POLL_SECONDS)
+            self.herald.beat("look after", journal, self.health.trouble)
             moment = time.monotonic()
             try:
                 for task, scope in tuple(self._running.items()):
@@ -237,6 +246,7 @@ async def serve(service: Service, say: Say) -> None:
                     if service.stopping:
                         os._exit(128 + number)
                     say("stopping: running tasks go on at the next start (once more to stop at once)")
+                    group.start_soon(service.herald.stop)
                     service.stop()
 
             group.start_soon(heed)
