@@ -117,6 +117,21 @@ class BoxSettings(Frozen):
     """Longest time of one command or check."""
 
 
+class ServingSettings(Frozen):
+    """How `nightcrew crew serve` starts model servers."""
+
+    python: Path | None = None
+    """Interpreter of the environment that has sglang; `sglang/bin/python` under `home`, else this one, when absent."""
+    models: dict[str, Path] = Field(default_factory=dict[str, Path])
+    """Repository name on the hub to a local directory with its weights; the hub's cache when absent."""
+    extra_args: tuple[str, ...] = ()
+    """Put behind every server's own arguments, so that they win."""
+    env: dict[str, str] = Field(default_factory=dict[str, str])
+    """More variables for the servers."""
+    ready_seconds: Annotated[float, Field(gt=0)] = 1800.0
+    """Loading and warming up one server may take so long."""
+
+
 class WorkspaceSettings(Frozen):
     """Where private clones live, and which of them stay when their tasks have ended."""
 
@@ -253,6 +268,7 @@ class Config(Frozen):
     """Those of this file; they go before crew files and built-in crews of the same name."""
     box: BoxSettings = BoxSettings()
     inbox_settings: InboxSettings = Field(default=InboxSettings(), alias="inbox")
+    serving: ServingSettings = ServingSettings()
     mcp: McpSettings = McpSettings()
     network: NetworkSettings = NetworkSettings()
     gate: GateSettings = GateSettings()

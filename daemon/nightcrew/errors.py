@@ -13,7 +13,8 @@ NightcrewError
 │   ├── EndpointDown     nothing answers there, or not in time: may pass
 │   ├── EndpointRefused  the endpoint answered, and will not serve this request: will not pass
 │   ├── ContextOverflow  the prompt is longer than the model's context
-│   └── EmbeddedError    the embedded model's server could not start: says what to do
+│   ├── EmbeddedError    the embedded model's server could not start: says what to do
+│   └── ServingError     a crew's model server cannot be started, or does not stay up: says what to do
 ├── WeightsError         the embedded model's weights are wrong, or no source could give them
 ├── LimitReached         the task used up its minutes, tokens or attempts
 └── Cancelled            a person cancelled the task
@@ -84,6 +85,10 @@ class ContextOverflow(ModelError):
 
 class EmbeddedError(ModelError):
     """The embedded model's server could not start, or ended by itself."""
+
+
+class ServingError(ModelError):
+    """A model server of a crew cannot be started, or does not stay up."""
 
 
 class WeightsError(NightcrewError):

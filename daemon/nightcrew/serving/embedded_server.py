@@ -8,15 +8,15 @@ input closes or its parent is gone. This is the only module that imports xllamac
 
 from __future__ import annotations
 
-import ctypes
 import importlib
 import json
 import os
 import resource
-import signal
 import sys
 from pathlib import Path
 from typing import Any, TextIO
+
+from nightcrew.serving.leash import die_with
 
 CONTEXT_TOKENS = 8192
 """Of the one slot. The key and value cache takes 28 KiB a token, 224 MiB in all."""
@@ -27,7 +27,6 @@ PROMPT_CACHE_MIB = 256
 LOG_BYTES = 8 * 1024 * 1024
 MAX_PROMPT_THREADS = 8
 MAX_REPLY_THREADS = 4
-_PR_SET_PDEATHSIG = 1
 
 
 def thread_counts(cores: float, load: float) -> tuple[int, int]:
@@ -66,13 +65,6 @@ def _own_groups(own: Path) -> list[str]:
     return [str(group) for group in (path, *path.parents) if str(group) != "."]
 
 
-def _die_with(parent: int) -> None:
-    """Let the kernel kill this process when its parent ends, and end now if that has happened already."""
-    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    if os.getppid() != parent:
-        os._exit(1)
-
-
 def _start(settings: dict[str, Any]) -> tuple[Any, str]:
     """Load the weights and listen. Returns the server, which lives as long as it is referred to, and its address."""
     xllamacpp: Any = importlib.import_module("xllamacpp")
@@ -107,7 +99,7 @@ def _say(stream: TextIO, **words: str) -> None:
 def main() -> int:
     """Serve until the standard input closes. Returns the exit code when it could not start."""
     settings: dict[str, Any] = json.loads(sys.stdin.readline())
-    _die_with(int(settings["parent"]))
+    die_with(int(settings["parent"]))
     # Whatever the library prints goes to the log: the original standard output carries the one line and nothing else.
     replies = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
