@@ -47,6 +47,7 @@ COMMANDS = [
     "diff",
     "cancel",
     "journal",
+    "replay",
     "approve",
     "reject",
     "doctor",

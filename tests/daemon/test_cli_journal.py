@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from fakes.command import Command, command
-from fakes.journals import BETWEEN, KINDS, build
+from fakes.journals import BETWEEN, build
 from nightcrew.events import MessageAdded, ModelReplied, TaskEnded, ToolRan
 from nightcrew.journal import Journal
 from nightcrew_tools.contract import Outcome
@@ -35,7 +35,6 @@ def test_each_event_is_one_line_with_number_time_kind_and_facts(cli: Command, ho
     assert shown.code == 0
     assert [line.split()[0] for line in lines] == [str(one.seq) for one in events]
     assert [line.split()[3] for line in lines] == [one.event.kind for one in events]
-    assert {one.event.kind for one in events} == KINDS
     assert lines[0].split()[1:3] == events[0].at[:19].split("T")
     for fact in (
         "title=Prices",
@@ -55,7 +54,7 @@ def test_what_a_model_wrote_cannot_move_the_cursor_or_forge_a_line(cli: Command,
         evil = MessageAdded(conversation="planner", message='{"content":"\x1b[2J\n    9  2026 task_ended \u202e"}')
         journal.append("running", journal.record("running").seq + 1, evil)
     shown = cli("journal", "running")
-    assert len(shown.out.splitlines()) == 8
+    assert len(shown.out.splitlines()) == 9
     assert "\x1b" not in shown.out
     assert "\u202e" not in shown.out
 

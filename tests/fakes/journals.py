@@ -21,6 +21,7 @@ from nightcrew.events import (
     AttemptStarted,
     CandidateTried,
     ChecksRan,
+    ConversationOpened,
     Decided,
     Delivered,
     Event,
@@ -29,7 +30,9 @@ from nightcrew.events import (
     NetworkUsed,
     PlanWritten,
     TaskEnded,
+    TaskRevised,
     ToolRan,
+    ToolStarted,
     VerdictReached,
     Waiting,
     WorkspaceOpened,
@@ -99,6 +102,7 @@ BETWEEN: tuple[Event, ...] = (
         ),
     ),
     ChecksRan(phase="before", attempt=0, commit=_COMMIT, results=(_FAILED,)),
+    ConversationOpened(conversation="planner", tools='[{"type":"function"}]', shape={"thinking": True}),
     MessageAdded(conversation="planner", message='{"role":"system","content":"You plan work. Żółw 😀"}'),
     MessageAdded(conversation="planner", message='{"role":"user","content":"# Task\\nRound once."}'),
     ModelReplied(
@@ -108,6 +112,7 @@ BETWEEN: tuple[Event, ...] = (
         usage=Usage(prompt_tokens=900, completion_tokens=20, cached_tokens=512),
         seconds=2.125,
     ),
+    ToolStarted(conversation="planner", call_id="call_0", name="read_file"),
     ToolRan(
         conversation="planner",
         call_id="call_0",
@@ -163,6 +168,8 @@ def _task(journal: Journal, state: str) -> None:
     task = journal.submit(REQUEST.model_copy(update={"id": state}), origin="inbox:shop.md", name_hint="shop").task
     if state == "queued":
         return
+    revised = REQUEST.model_copy(update={"id": state})
+    journal.append(task, 2, TaskRevised(request=revised))
     assert journal.claim_task(task, "host/1") is not None
     for event in BETWEEN[: 5 if state == "running" else None]:
         _append(journal, task, event)

@@ -13,7 +13,7 @@ import anyio
 from nightcrew.agent.ledger import Ledger
 from nightcrew.agent.roster import Roster
 from nightcrew.agent.settlement import settle
-from nightcrew.agent.work import Ended, Held, Work
+from nightcrew.agent.work import Ended, Held, OpenClient, Work, open_client
 from nightcrew.config import Config
 from nightcrew.delivery import as_after, write_results
 from nightcrew.errors import (
@@ -43,11 +43,20 @@ CANCEL_POLL_SECONDS = 0.25
 class Runner:
     """Runs claimed tasks. One object serves any number of them side by side."""
 
-    def __init__(self, *, config: Config, journal: Journal, workspaces: Workspaces, roster: Roster) -> None:
+    def __init__(
+        self,
+        *,
+        config: Config,
+        journal: Journal,
+        workspaces: Workspaces,
+        roster: Roster,
+        open_client: OpenClient = open_client,
+    ) -> None:
         self._config = config
         self._journal = journal
         self._workspaces = workspaces
         self._roster = roster
+        self._open_client = open_client
 
     async def run(self, task: str) -> TaskRecord:
         """Work on a task that this process has claimed, until it has ended or a person must decide; returns its record.
@@ -70,7 +79,7 @@ class Runner:
 
     async def _work(self, ledger: Ledger) -> None:
         async with AsyncExitStack() as stack:
-            work = Work(self._config, ledger, self._workspaces, self._roster, stack)
+            work = Work(self._config, ledger, self._workspaces, self._roster, stack, self._open_client)
             ended = await self._outcome(ledger, work)
             workspace = work.workspace or await self._left_behind(ledger, stack)
             await self._conclude(ledger, ended, workspace)

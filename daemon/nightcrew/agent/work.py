@@ -6,6 +6,7 @@ Each station looks at the record and does what is missing, so the way can be ent
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 
@@ -46,6 +47,16 @@ DELIVER_SECONDS = 900.0
 _SLUG = re.compile(r"[^a-z0-9]+")
 
 
+OpenClient = Callable[[str, Role], ModelClient]
+"""Makes the client of a role, by its name."""
+
+
+def open_client(name: str, role: Role) -> ModelClient:
+    """To the role's own endpoint."""
+    del name
+    return ModelClient(role.settings, api_key=role.api_key)
+
+
 @dataclass(frozen=True)
 class Ended:
     """How the work came to its end."""
@@ -69,13 +80,20 @@ class Work:
     """One task on its way. What it opens is closed by `stack`."""
 
     def __init__(
-        self, config: Config, ledger: Ledger, workspaces: Workspaces, roster: Roster, stack: AsyncExitStack
+        self,
+        config: Config,
+        ledger: Ledger,
+        workspaces: Workspaces,
+        roster: Roster,
+        stack: AsyncExitStack,
+        open_client: OpenClient = open_client,
     ) -> None:
         self._config = config
         self._ledger = ledger
         self._workspaces = workspaces
         self._roster = roster
         self._stack = stack
+        self._open_client = open_client
         self._way_out = WayOut(config, ledger, environment())
         self._clients: dict[str, ModelClient] = {}
         self._harvests: dict[int, Harvest] = {}
@@ -215,7 +233,7 @@ class Work:
 
     async def _client(self, name: str, role: Role) -> ModelClient:
         if name not in self._clients:
-            client = ModelClient(role.settings, api_key=role.api_key)
+            client = self._open_client(name, role)
             self._clients[name] = await self._stack.enter_async_context(client)
         return self._clients[name]
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from nightcrew.cli import crew, deciding, demo, doctor, journal, mcp, models, running, tasks, up
+from nightcrew.cli import crew, deciding, demo, doctor, journal, mcp, models, replay, running, tasks, up
 from nightcrew.cli.output import HelpFlag, examples, say
 
 _HELP = """A headless crew of local models that turns dropped task files into verified git branches.
@@ -57,6 +57,7 @@ running.register(app)
 tasks.register(app)
 deciding.register(app)
 journal.register(app)
+replay.register(app)
 doctor.register(app)
 demo.register(app)
 models.register(app)

@@ -49,6 +49,7 @@ def report_markdown(record: TaskRecord, *, patch: str, patch_path: Path | None =
     `patch_path` is where it lies, for the commands that apply it."""
     parts: list[str] = []
     for section in (
+        _replay(record),
         _head(record),
         _look(record, patch, patch_path),
         _asked(record),
@@ -85,6 +86,12 @@ def exit_code(record: TaskRecord) -> int | None:
 def public_model(model: str) -> str:
     """`model @ base_url` without a name and password that the URL may hold."""
     return _USERINFO.sub("//", model)
+
+
+def _replay(record: TaskRecord) -> Iterator[str]:
+    if record.replay_of:
+        yield "# THIS IS A REPLAY: NO MODEL WAS ASKED, AND NOTHING WAS DELIVERED"
+        yield f"What follows is what the recorded answers of task {code(record.replay_of)} led to once more."
 
 
 def _head(record: TaskRecord) -> Iterator[str]:

@@ -83,6 +83,8 @@ class Report(Frozen):
     id: str
     name: str
     origin: str
+    replay_of: str | None
+    """The task whose recorded answers were used in the place of a model; null for a run of models."""
     request: TaskRequest
     outcome: Outcome | None
     """Null while the task has not ended; with exit code 3 it waits for approval then."""
@@ -156,6 +158,7 @@ def report_json(record: TaskRecord, *, patch: str) -> dict[str, object]:
         id=record.id,
         name=record.name,
         origin=record.origin,
+        replay_of=record.replay_of or None,
         request=record.request.model_copy(update={"repo": public_model(record.request.repo)}),
         outcome=ended.outcome if ended else None,
         exit_code=exit_code(record),

@@ -35,6 +35,9 @@ from nightcrew.events import (
 )
 from nightcrew_tools.contract import Outcome, TaskRequest, TaskState, TaskUsage, TaskView
 
+REPLAY = "replay:"
+"""Begins the origin of a task that is the replay of another one."""
+
 
 @dataclass(kw_only=True)
 class TaskRecord:
@@ -97,6 +100,11 @@ class TaskRecord:
     """Of the last claim."""
     earlier_seconds: float = 0.0
     """Part of `active_seconds` that belongs to claims before the last one."""
+
+    @property
+    def replay_of(self) -> str:
+        """The task whose recorded answers take the place of models here; empty for a run of models."""
+        return self.origin.removeprefix(REPLAY) if self.origin.startswith(REPLAY) else ""
 
     @property
     def waits_for_approval(self) -> bool:
