@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from nightcrew.errors import AttachmentRefused
 from nightcrew_tools.contract import Attachment, TaskRequest
 from nightcrew_workspaces.folders import make_folder, sync_folder
 
@@ -46,10 +47,6 @@ Image = Literal["png", "jpeg", "webp", "gif"]
 
 class Unfinished(Exception):
     """A file changed, or somebody has it open for writing, while it was copied."""
-
-
-class NotTaken(ValueError):
-    """An attachment is against the rules; the text says which one and why."""
 
 
 @dataclass(frozen=True)
@@ -171,6 +168,33 @@ def open_in(folder: int, path: str) -> int:
         os.close(here)
 
 
+def open_plain(path: Path) -> int:
+    """A descriptor of a file that a person named; nothing is waited for. Raises `OSError`."""
+    return os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+
+
+def read_head(path: Path, name: str) -> Attachment:
+    """A file that a person named, as far as its size and first bytes tell. Raises `AttachmentRefused`."""
+    try:
+        fd = open_plain(path)
+        with os.fdopen(fd, "rb") as file:
+            status = os.fstat(fd)
+            if not stat.S_ISREG(status.st_mode):
+                raise AttachmentRefused(f"{printable(str(path))} is not a regular file")
+            return Attachment(path=name, bytes=status.st_size, sha256="", image=image_kind(file.read(16)))
+    except OSError as error:
+        raise AttachmentRefused(f"{printable(str(path))} cannot be read ({error.strerror})") from error
+
+
+def heads(folder: int, look: FolderLook) -> tuple[Attachment, ...]:
+    """The attachments of a folder as far as their sizes and first bytes tell. Raises `OSError`."""
+    found: list[Attachment] = []
+    for path, size in look.files:
+        with os.fdopen(open_in(folder, path), "rb") as file:
+            found.append(Attachment(path=path, bytes=size, sha256="", image=image_kind(file.read(16))))
+    return tuple(found)
+
+
 @dataclass(frozen=True)
 class Staged:
     """Copies that belong to no task yet."""
@@ -190,8 +214,8 @@ class AttachmentStore:
     ) -> Staged:
         """Copy files, given by their paths and what opens them; all of it is on the disk when this returns.
 
-        Raises `Unfinished` when one changes meanwhile or `is_busy` says so of its descriptor, `NotTaken` for one that
-        is too large or no file.
+        Raises `Unfinished` when one changes meanwhile or `is_busy` says so of its descriptor, `AttachmentRefused` for
+        one that is too large or no file.
         """
         self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
         place = self.root / f".new-{secrets.token_hex(8)}"
@@ -230,12 +254,12 @@ class AttachmentStore:
         return self.root / task / hashlib.sha256(listing.encode()).hexdigest()[:16]
 
     def of(self, task: str, request: TaskRequest) -> Path | None:
-        """Where they lie; None for a task without any. Raises `NotTaken` when they are gone."""
+        """Where they lie; None for a task without any. Raises `AttachmentRefused` when they are gone."""
         if not request.attachments:
             return None
         folder = self.folder(task, request.attachments)
         if not folder.is_dir():
-            raise NotTaken(f"the task's attachments are gone: {folder}; put them back, or submit the task again")
+            raise AttachmentRefused(f"the task's attachments are gone from {folder}: submit the task again")
         return folder
 
     def sweep(self, is_known: Callable[[str], bool], *, older_than: float = ORPHAN_SECONDS) -> list[str]:
@@ -259,16 +283,16 @@ def _copy(path: str, opens: Callable[[], int], place: Path, is_busy: Callable[[i
     with os.fdopen(fd, "rb") as source:
         before = os.fstat(fd)
         if not stat.S_ISREG(before.st_mode):
-            raise NotTaken(f"{printable(path)} is not a regular file")
+            raise AttachmentRefused(f"{printable(path)} is not a regular file")
         if is_busy(fd):
             raise Unfinished(path)
         with target.open("xb") as copy:
             while chunk := source.read(256 * 1024):
                 size += len(chunk)
                 if size > MAX_FILE_BYTES:
-                    raise NotTaken(f"{printable(path)} is larger than {MAX_FILE_BYTES // 2**20} MiB")
+                    raise AttachmentRefused(f"{printable(path)} is larger than {MAX_FILE_BYTES // 2**20} MiB")
                 if size > room:
-                    raise NotTaken(f"the attachments are larger than {MAX_BYTES // 2**20} MiB together")
+                    raise AttachmentRefused(f"the attachments are larger than {MAX_BYTES // 2**20} MiB together")
                 head = head or chunk[:16]
                 digest.update(chunk)
                 copy.write(chunk)
@@ -284,7 +308,7 @@ def _copy(path: str, opens: Callable[[], int], place: Path, is_busy: Callable[[i
 def pictures(attachments: Sequence[Attachment], named: Sequence[str]) -> tuple[str, ...]:
     """Which of them models that take pictures are shown: the named ones, or as many as one message may carry. Pure.
 
-    Raises `NotTaken` where a named one cannot be shown.
+    Raises `AttachmentRefused` where a named one cannot be shown.
     """
     by_path = {one.path: one for one in attachments}
     if not named:
@@ -299,12 +323,13 @@ def pictures(attachments: Sequence[Attachment], named: Sequence[str]) -> tuple[s
         one = by_path.get(path)
         if one is None:
             there = ", ".join(each.path for each in attachments if each.image) or "no picture"
-            raise NotTaken(f"{printable(path)!r} is not there; there is {there}")
+            raise AttachmentRefused(f"{printable(path)!r} is not there; there is {there}")
         if one.image is None:
-            raise NotTaken(f"{path} is no PNG, JPEG, WebP or GIF, as its first bytes say")
+            raise AttachmentRefused(f"{path} is no PNG, JPEG, WebP or GIF, as its first bytes say")
         if one.bytes > MAX_IMAGE_BYTES:
-            raise NotTaken(f"{path} is larger than {MAX_IMAGE_BYTES // 2**20} MiB: make it smaller")
+            raise AttachmentRefused(f"{path} is larger than {MAX_IMAGE_BYTES // 2**20} MiB: make it smaller")
         total += one.bytes
     if len(named) > MAX_IMAGES or total > MAX_IMAGES_BYTES:
-        raise NotTaken(f"at most {MAX_IMAGES} pictures of {MAX_IMAGES_BYTES // 2**20} MiB together can be shown")
+        most = f"{MAX_IMAGES} pictures of {MAX_IMAGES_BYTES // 2**20} MiB together"
+        raise AttachmentRefused(f"more pictures are named than one message carries: at most {most}")
     return tuple(dict.fromkeys(named))

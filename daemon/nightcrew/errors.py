@@ -3,6 +3,7 @@
 NightcrewError
 ├── ConfigError          the configuration file is wrong: says file, key and what to write
 ├── TaskFileError        a task file is wrong: says line and reason
+├── AttachmentRefused    what came with a task is against the rules, or gone
 ├── NetworkRefused       a task wants to reach more than this machine allows, or this machine cannot reach out
 ├── JournalError
 │   ├── Stale            another worker took this task over: stop, report nothing
@@ -38,6 +39,10 @@ class TaskFileError(NightcrewError):
         self.reason = reason
         self.line = line
         super().__init__(reason if line is None else f"line {line}: {reason}")
+
+
+class AttachmentRefused(NightcrewError):
+    """An attachment is against the rules, or is not there any more; the text says which one and why."""
 
 
 class NetworkRefused(NightcrewError):

@@ -27,14 +27,16 @@ class JournalGateway(TaskGateway):
         self._journal = journal
         self._config = config
 
-    async def submit(self, request: TaskRequest, *, origin: str, name_hint: str | None = None) -> TaskView:
+    async def submit(
+        self, request: TaskRequest, *, origin: str, name_hint: str | None = None, task_id: str | None = None
+    ) -> TaskView:
         """Put a task into the queue; the same `id` twice returns the first one's view.
 
-        `name_hint` is what the result files are called after, a task file's stem say; the title by default. Raises
-        `JournalUnavailable` where the disk is in trouble.
+        `task_id` is the id of one that names none. `name_hint` is what the result files are called after, a task
+        file's stem say; the title by default. Raises `JournalUnavailable` where the disk is in trouble.
         """
         refuse_in_trouble(self._config)
-        recorded = self._journal.submit(request, origin=origin, name_hint=name_hint or request.title)
+        recorded = self._journal.submit(request, origin=origin, name_hint=name_hint or request.title, task_id=task_id)
         return self._finish(self._journal.view(recorded.task))
 
     async def list(self) -> list[TaskView]:

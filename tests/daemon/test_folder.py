@@ -19,6 +19,7 @@ from fakes.inbox import GOOD, House, running, until
 from nightcrew import attachments
 from nightcrew.attachments import MAX_DEPTH, MAX_FILES, AttachmentStore, pictures
 from nightcrew.config import Config, CrewSettings, InboxSettings, RoleSettings
+from nightcrew.errors import AttachmentRefused
 from nightcrew.events import TaskRevised, TaskSubmitted
 from nightcrew.intake import inbox as intake_inbox
 from nightcrew.intake.dropfolder import DropFolder
@@ -346,7 +347,7 @@ def test_no_more_pictures_are_shown_than_one_message_carries():
         tuple(image(str(n), 4) for n in range(3)),
         tuple(image(str(n), 0) for n in range(9)),
     ):
-        with pytest.raises(attachments.NotTaken):
+        with pytest.raises(AttachmentRefused):
             pictures(named, [one.path for one in named])
 
 
@@ -396,7 +397,7 @@ def test_attachments_that_somebody_removed_are_missed_by_name(tmp_path: Path):
     request = TaskRequest(
         title="t", text="t", repo="/r", attachments=(Attachment(path="a.png", bytes=1, sha256="0" * 64),)
     )
-    with pytest.raises(attachments.NotTaken, match="attachments are gone"):
+    with pytest.raises(AttachmentRefused, match="attachments are gone from"):
         AttachmentStore(tmp_path).of("t1", request)
 
 

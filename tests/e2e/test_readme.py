@@ -14,6 +14,7 @@ import pytest
 
 from nightcrew import config
 from nightcrew.cli.clients import CLIENTS
+from nightcrew.cli.taskinput import asked_in_file
 from nightcrew.intake.taskfile import parse
 from nightcrew_tools.contract import EXIT_CODES, Limits, TaskRequest
 
@@ -104,7 +105,7 @@ def test_its_links_lead_somewhere() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["README.md", "CHANGELOG.md", "CONTRIBUTING.md", "docs/mcp.md", "docs/repositories.md"]
+    "name", ["README.md", "CHANGELOG.md", "CONTRIBUTING.md", "docs/mcp.md", "docs/repositories.md", "docs/folder.md"]
 )
 def test_lines_are_wrapped_at_120(name: str) -> None:
     lines = (ROOT / name).read_text().splitlines()
@@ -114,6 +115,14 @@ def test_lines_are_wrapped_at_120(name: str) -> None:
 @pytest.mark.parametrize("path", sorted((ROOT / "examples" / "tasks").glob("*.md")), ids=lambda path: path.name)
 def test_the_example_tasks_are_task_files(path: Path) -> None:
     assert parse(path.read_bytes(), name=path.stem).title
+
+
+def test_the_example_of_a_folder_is_a_task_with_its_picture(tmp_path: Path) -> None:
+    asked = asked_in_file(
+        str(ROOT / "examples" / "tasks" / "rounded-wrongly"), config.Config(home=tmp_path), repo=None, crew=None
+    )
+    assert asked.request.images == ("receipt.png",)
+    assert [name for name, _ in asked.files] == ["basket.json", "receipt.png"]
 
 
 def test_the_example_configuration_is_accepted() -> None:

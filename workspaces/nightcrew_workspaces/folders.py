@@ -41,6 +41,18 @@ def give_to(path: Path, owner: BoxUser | None, *, below: bool = True) -> None:
             os.chown(Path(folder, name), owner.uid, owner.gid, follow_symlinks=False)
 
 
+def copy_readable(source: Path, target: Path) -> None:
+    """Copy a directory of plain files of ours to where boxes may read it, whatever the service's umask is."""
+    make_folder(target)
+    for entry in sorted(source.iterdir()):
+        copy = target / entry.name
+        if entry.is_dir():
+            copy_readable(entry, copy)
+        else:
+            shutil.copyfile(entry, copy)
+            copy.chmod(0o644)
+
+
 def remove_tree(path: Path) -> None:
     """Remove a directory that a box wrote to: without following links, and whatever modes it left."""
     if os.geteuid() != 0:

@@ -7,6 +7,7 @@ A task's directory, `<root>/<task>`, is complete as soon as it has its name (it 
     cache            what builds fetched and made; /cache in this task's boxes, clean rooms have one of their own
     clone            the worktree, owned by the boxes' user; /workspace in every box; borrows its objects from /depot
     shadow.git       checkpoints; seen by boxes that only run our own scripts
+    attachments      what came with the task, where anything did; read-only at /attachments
     home             HOME of commands in the worktree, where a set-up ran; `prepared` says that it did
     rooms            clean checkouts, while they are used
 """
@@ -38,7 +39,7 @@ from nightcrew_workspaces.egress import Egress, EgressLimits, Log, Outside
 from nightcrew_workspaces.egress_rules import AllowList
 from nightcrew_workspaces.errors import GitError, HarvestRefused, WorkspaceError
 from nightcrew_workspaces.files import Files
-from nightcrew_workspaces.folders import Size, give_to, make_folder, make_root, remove_tree, sync_folder
+from nightcrew_workspaces.folders import Size, copy_readable, give_to, make_folder, make_root, remove_tree, sync_folder
 from nightcrew_workspaces.git import IDENTITY, SHA, Git, safe_config
 from nightcrew_workspaces.gitbox import GitBox
 from nightcrew_workspaces.harvest import MAX_PACK_MIB, Harvest, look_again, take_in
@@ -49,6 +50,8 @@ from nightcrew_workspaces.toolchains import CACHE, cache_environment
 from nightcrew_workspaces.user import unreachable
 
 DEPOT = "/depot"
+ATTACHMENTS = "/attachments"
+"""Where boxes of a task see what came with it, read-only; clean rooms do not."""
 BRANCH = "refs/heads/work"
 """The branch of every clone and clean room."""
 
@@ -121,8 +124,10 @@ class Workspaces:
         """What a source is now, without making anything of it; a URL is fetched. Raises `RepositoryError`."""
         return await look(self.git, Source(repo, base), self.mirrors)
 
-    async def create(self, task: str, repo: str, base: str | None = None) -> Workspace:
-        """Clone a source privately and check out its base on the branch `work`.
+    async def create(
+        self, task: str, repo: str, base: str | None = None, *, attachments: Path | None = None
+    ) -> Workspace:
+        """Clone a source privately and check out its base on the branch `work`; `attachments` is copied.
 
         What an earlier call for this task left is removed first, a whole workspace too: use `reopen` to go on with one.
         Raises `RepositoryError` for a source that cannot be used, `BoxUnavailable` where nothing can be confined.
@@ -132,7 +137,7 @@ class Workspaces:
         await self.remove(task)
         making = self.root / f".new-{task}-{secrets.token_hex(6)}"
         try:
-            await self._make(making, source)
+            await self._make(making, source, attachments)
             making.rename(folder)
             sync_folder(self.root)
         except BaseException:
@@ -141,7 +146,7 @@ class Workspaces:
             raise
         return Workspace(self, folder, source)
 
-    async def _make(self, making: Path, source: SourceState) -> None:
+    async def _make(self, making: Path, source: SourceState, attachments: Path | None) -> None:
         """Make a whole workspace in a new directory. A cache that proves broken at the checkout is made anew, once."""
         for last in (False, True):
             make_folder(making)
@@ -154,6 +159,8 @@ class Workspaces:
                     raise
                 await discard(cache)
                 await anyio.to_thread.run_sync(remove_tree, making)
+        if attachments is not None:
+            await anyio.to_thread.run_sync(copy_readable, attachments, making / "attachments")
         _write_marker(making, source)
 
     async def reopen(self, task: str) -> Workspace:
@@ -259,11 +266,15 @@ class Workspace:
         depot = Mount(self._depot, DEPOT)
         clone = Mount(self.clone, WORKSPACE, writable=True)
         shadow = Mount(folder / "shadow.git", SHADOW, writable=True)
-        self.box = Box(workspaces.policy((clone, depot, Mount(folder / "cache", CACHE, writable=True))))
+        kept = folder / "attachments"
+        self.attachments = kept if kept.is_dir() else None
+        """What came with the task, as it lies on this machine; no box can change it."""
+        shown = (Mount(kept, ATTACHMENTS),) if self.attachments else ()
+        self.box = Box(workspaces.policy((clone, depot, Mount(folder / "cache", CACHE, writable=True), *shown)))
         """Runs commands in the worktree; `preparing` says what their home is."""
         self.background = Background(self.box)
         self._home = folder / "home"
-        self.files = Files(self.box)
+        self.files = Files(self.box, roots=(WORKSPACE, *(mount.target for mount in shown)))
         self.git = GitBox(self.box)
         self._git_box = Box(workspaces.git_policy((clone, depot, shadow)))
         self._shadow = Shadow(self._git_box, Base(self.base_commit, self.base_tree))

@@ -7,7 +7,7 @@ that a crash cut off goes on where its last message stands, with the model serve
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,9 @@ from nightcrew.agent.ledger import Ledger
 from nightcrew.agent.prompts import message
 from nightcrew.events import ConversationOpened, MessageAdded, ModelReplied, ToolRan, ToolStarted
 from nightcrew.llm.client import ModelClient
+
+Pictures = Callable[[], Sequence[Mapping[str, object]]]
+"""The content parts of pictures."""
 
 
 @dataclass(frozen=True)
@@ -55,15 +58,26 @@ class Conversation:
         self._parsed.extend(json.loads(text) for text in texts[len(self._parsed) :])
         return self._parsed
 
-    def open(self, system: str, user: str) -> None:
-        """Write what is missing of what every conversation begins with: what its requests carry, and two messages."""
+    @property
+    def sees(self) -> bool:
+        """Whether the model takes pictures."""
+        return self._client.sees
+
+    def open(self, system: str, user: str, pictures: Pictures | None = None) -> None:
+        """Write what is missing of what every conversation begins with: what its requests carry, and two messages.
+
+        `pictures` is asked for what follows the user's text, where the model takes pictures.
+        """
         if self.name not in self._ledger.record.openings:
             opened = ConversationOpened(conversation=self.name, tools=self._tools, shape=self._client.shape)
             self._ledger.append(opened)
-        for role, content in (("system", system), ("user", user))[len(self.texts) :]:
-            self.add(role, content)
+        if not self.texts:
+            self.add("system", system)
+        if len(self.texts) == 1:
+            shown = pictures() if pictures is not None and self.sees else ()
+            self.add("user", [{"type": "text", "text": user}, *shown] if shown else user)
 
-    def add(self, role: str, content: str) -> None:
+    def add(self, role: str, content: str | Sequence[Mapping[str, object]]) -> None:
         self._ledger.append(MessageAdded(conversation=self.name, message=message(role, content)))
 
     async def ask(

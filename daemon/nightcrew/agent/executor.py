@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from nightcrew.agent.checks import run_check
 from nightcrew.agent.conversation import Call, Conversation
 from nightcrew.agent.ledger import Ledger
+from nightcrew.agent.pictures import picture_parts
 from nightcrew.agent.prompts import EXECUTOR, FINISH_STEP, clip, describe_failure, executor_task, with_harness_tool
 from nightcrew.agent.toolbox import Toolbox
 from nightcrew.agent.toolloop import Refusal, Stuck, tool_loop
@@ -47,7 +50,14 @@ class Executor:
         assert record.checks_before is not None
         self._conversation.open(
             EXECUTOR,
-            executor_task(record.opened.context, record.request, self._plan, record.checks_before.results),
+            executor_task(
+                record.opened.context,
+                record.request,
+                self._plan,
+                record.checks_before.results,
+                sees=self._conversation.sees,
+            ),
+            partial(picture_parts, record.request, self._workspace),
         )
         mark = f"Attempt {number}. "
         if evidence and not self._heard(mark):

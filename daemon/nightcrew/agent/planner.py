@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import re
+from functools import partial
 from typing import Any
 
 from pydantic import ValidationError
 
 from nightcrew.agent.conversation import Call, Conversation
 from nightcrew.agent.ledger import Ledger
-from nightcrew.agent.prompts import PLANNER, WRITE_PLAN, planner_task, with_harness_tool
+from nightcrew.agent.pictures import picture_parts
+from nightcrew.agent.prompts import PLANNER, WRITE_PLAN, planner_task, task_text, with_harness_tool
 from nightcrew.agent.toolbox import Toolbox
 from nightcrew.agent.toolloop import Refusal, Stuck, tool_loop
 from nightcrew.domain import Plan, Step
@@ -36,7 +38,12 @@ async def write_plan(
     assert record.checks_before is not None
     revision = len(record.plans) + 1
     conversation = Conversation(ledger, "planner", client, tools=with_harness_tool(toolbox.tools_text, WRITE_PLAN))
-    conversation.open(PLANNER, planner_task(record.opened.context, record.request.text, record.checks_before.results))
+    task = task_text(record.request, sees=conversation.sees)
+    conversation.open(
+        PLANNER,
+        planner_task(record.opened.context, task, record.checks_before.results),
+        partial(picture_parts, record.request, workspace),
+    )
     if evidence and not _evidence_given(conversation, revision):
         conversation.evidence(evidence)
     try:

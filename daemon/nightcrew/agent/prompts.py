@@ -77,8 +77,8 @@ FINISH_STEP = {
 }
 
 
-def message(role: str, content: str) -> str:
-    """A chat message as the exact text that is sent."""
+def message(role: str, content: str | Sequence[Mapping[str, object]]) -> str:
+    """A chat message as the exact text that is sent: its text, or its parts where it has pictures."""
     return json.dumps({"role": role, "content": content}, ensure_ascii=False, separators=(",", ":"))
 
 
@@ -89,14 +89,41 @@ def with_harness_tool(tools: str, extra: Mapping[str, object]) -> str:
     return f"[{body},{own}]" if body else f"[{own}]"
 
 
+def task_text(request: TaskRequest, *, sees: bool, reads: bool = True) -> str:
+    """What was asked for, and the names of what came with it. `sees`: the model is shown the pictures; `reads`: it has
+    tools to look into the files."""
+    if not request.attachments:
+        return request.text
+    lines = [f"- {one.path} ({_kind(one.image)}, {one.bytes:,} bytes)" for one in request.attachments]
+    where = ", read-only below /attachments" if reads else " to the task"
+    if request.images and sees:
+        lines.append(f"You are shown, after this text and in this order: {', '.join(request.images)}.")
+    elif any(one.image for one in request.attachments):
+        lines.append("You cannot see pictures; go by what the task says of them.")
+    return f"{request.text}\n\nAttached{where}:\n" + "\n".join(lines)
+
+
+def _kind(image: str | None) -> str:
+    return f"{image.upper()} picture" if image else "file"
+
+
 def planner_task(context: str, task: str, before: Sequence[CheckResult]) -> str:
     """The planner's one user message: repository, then task, then what the checks say now."""
     return f"{context}\n\n# Task\n{task}\n\n{checks_now(before)}"
 
 
-def executor_task(context: str, request: TaskRequest, plan: Plan, before: Sequence[CheckResult]) -> str:
+def executor_task(
+    context: str, request: TaskRequest, plan: Plan, before: Sequence[CheckResult], *, sees: bool = False
+) -> str:
     """The executor's one user message."""
-    parts = [context, f"# Task\n{request.text}", checks_now(before), *_surroundings(request), plan_text(plan)]
+    task = task_text(request, sees=sees)
+    parts = [
+        context,
+        f"# Task\n{task}",
+        checks_now(before),
+        *_surroundings(request),
+        plan_text(plan),
+    ]
     return "\n\n".join((*parts, "Begin with step 1."))
 
 

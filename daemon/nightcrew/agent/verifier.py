@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from nightcrew.agent.checks import run_check, run_checks
 from nightcrew.agent.conversation import Conversation
 from nightcrew.agent.judge import judge
 from nightcrew.agent.ledger import Ledger
-from nightcrew.agent.prompts import VERIFIER, clip
+from nightcrew.agent.pictures import picture_parts
+from nightcrew.agent.prompts import VERIFIER, clip, task_text
 from nightcrew.agent.suspects import is_test
 from nightcrew.agent.wayout import WayOut
 from nightcrew.domain import Check, CheckResult, Verdict
@@ -80,7 +82,7 @@ async def verify(
     if verdict.passed:
         verdict = await _with_the_tests_as_they_were(ledger, workspace, way_out, harvest, verdict, seconds=seconds)
     if verdict.passed and judge_client is not None:
-        verdict = await _ask(ledger, judge_client, attempt, harvest.patch, verdict)
+        verdict = await _ask(ledger, judge_client, workspace, attempt, harvest.patch, verdict)
     _conclude(ledger, attempt, commit, verdict)
     return harvest
 
@@ -185,10 +187,14 @@ def _commit_message(ledger: Ledger) -> str:
     return f"{clip(record.request.title, 100)}{body}\n\nNightcrew-Task: {record.id}\n"
 
 
-async def _ask(ledger: Ledger, client: ModelClient, attempt: int, patch: str, verdict: Verdict) -> Verdict:
+async def _ask(
+    ledger: Ledger, client: ModelClient, workspace: Workspace, attempt: int, patch: str, verdict: Verdict
+) -> Verdict:
     """A model's second opinion. It may object; an answer that cannot be read, or none, leaves the checks' verdict."""
     conversation = Conversation(ledger, f"verifier/{attempt}", client)
-    conversation.open(VERIFIER, f"# Task\n{ledger.record.request.text}\n\n# Diff\n```diff\n{clip(patch, 40_000)}\n```")
+    task = task_text(ledger.record.request, sees=conversation.sees, reads=False)
+    pictures = partial(picture_parts, ledger.record.request, workspace)
+    conversation.open(VERIFIER, f"# Task\n{task}\n\n# Diff\n```diff\n{clip(patch, 40_000)}\n```", pictures)
     try:
         if conversation.is_models_turn:
             await conversation.ask(response_format=_ANSWER)

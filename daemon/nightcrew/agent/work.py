@@ -25,6 +25,7 @@ from nightcrew.agent.suspects import Suspect, find_suspects
 from nightcrew.agent.toolbox import open_toolbox
 from nightcrew.agent.verifier import check_before, verify
 from nightcrew.agent.wayout import WayOut
+from nightcrew.attachments import AttachmentStore
 from nightcrew.config import Config, environment
 from nightcrew.crew import Crew, Role
 from nightcrew.delivery.gate import Settings, concerns
@@ -140,7 +141,8 @@ class Work:
             await workspace.restore(record.tree or workspace.base_tree)
         else:
             base = record.opened.base_commit if record.opened is not None else record.request.base
-            created = await self._workspaces.create(record.id, record.request.repo, base)
+            kept = AttachmentStore(self._config.attachments).of(record.id, record.request)
+            created = await self._workspaces.create(record.id, record.request.repo, base, attachments=kept)
             workspace = await self._stack.enter_async_context(created)
         self.workspace = workspace
         return workspace

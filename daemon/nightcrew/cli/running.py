@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -12,6 +11,7 @@ from nightcrew.cli.tasks import decide_words, view_json
 
 if TYPE_CHECKING:
     from nightcrew.cli.progress import Progress
+    from nightcrew.cli.taskinput import Asked
     from nightcrew.config import Config
     from nightcrew_tools.contract import TaskRequest, TaskView
 
@@ -21,9 +21,11 @@ Repo = Annotated[
 CrewName = Annotated[str | None, typer.Option("--crew", metavar="NAME", help="Who does it; before what the file says.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No lines about what happens, only the result.")]
 
+_TASK = "A task file, or a folder with a task.md; `-` reads standard input."
 _RUN = examples(
     "nightcrew run fix-login.md                 the file names its repository",
     "nightcrew run fix-login.md --repo .        this one",
+    "nightcrew run login-broken/                with its pictures: a folder with a task.md",
     "nightcrew run fix-login.md --json | jq .branch",
     "echo 'Fix the failing test' | nightcrew run - --repo .",
 )
@@ -41,7 +43,10 @@ def register(app: typer.Typer) -> None:
 
 
 def run(
-    task: Annotated[str, typer.Argument(metavar="TASK.md", help="A task file; `-` reads standard input.")],
+    task: Annotated[
+        str,
+        typer.Argument(metavar="TASK.md", help="A task file, or a folder with a task.md; `-` reads standard input."),
+    ],
     repo: Repo = None,
     crew: CrewName = None,
     quiet: Quiet = False,
@@ -54,21 +59,21 @@ def run(
     """
     import anyio
 
-    from nightcrew.cli.taskinput import request_from_file
+    from nightcrew.cli.taskinput import asked_in_file
     from nightcrew.config import load_config
 
     config = load_config()
-    request = request_from_file(task, config, repo=repo, crew=crew)
-    anyio.run(_validate, config, request)
-    hint = None if task == "-" else Path(task).stem
-    view = anyio.run(_run, config, request, hint, quiet)
+    asked = asked_in_file(task, config, repo=repo, crew=crew)
+    anyio.run(_validate, config, asked.request)
+    view = anyio.run(_run, config, asked, quiet)
     _result(view, json=json)
     raise typer.Exit(view.exit_code or 0)
 
 
 def submit(
     task: Annotated[
-        str | None, typer.Argument(metavar="TASK.md", help="A task file; `-` reads standard input.")
+        str | None,
+        typer.Argument(metavar="TASK.md", help="A task file, or a folder with a task.md; `-` reads standard input."),
     ] = None,
     message: Annotated[str | None, typer.Option("--message", "-m", metavar="TEXT", help="The task itself.")] = None,
     repo: Repo = None,
@@ -84,19 +89,18 @@ def submit(
     """
     import anyio
 
-    from nightcrew.cli.taskinput import request_from_file, request_from_text
+    from nightcrew.cli.taskinput import asked_in_file, asked_in_words
     from nightcrew.config import load_config
 
     if (task is None) == (message is None):
         raise typer.BadParameter("give a task file or -m TEXT, one of them")
     config = load_config()
     if message is not None:
-        request, hint = request_from_text(message, config, repo=repo, crew=crew), None
+        asked = asked_in_words(message, config, repo=repo, crew=crew)
     else:
         assert task is not None
-        request = request_from_file(task, config, repo=repo, crew=crew)
-        hint = None if task == "-" else Path(task).stem
-    view = anyio.run(_submit, config, request, hint)
+        asked = asked_in_file(task, config, repo=repo, crew=crew)
+    view = anyio.run(_submit, config, asked)
     if wait:
         view = _wait(config, view, quiet=quiet)
         _result(view, json=json)
@@ -123,27 +127,36 @@ async def _validate(config: Config, request: TaskRequest) -> None:
     await validate(config, request)
 
 
-async def _run(config: Config, request: TaskRequest, hint: str | None, quiet: bool) -> TaskView:
+async def _run(config: Config, asked: Asked, quiet: bool) -> TaskView:
     from nightcrew.gateway import JournalGateway
     from nightcrew.journal import Journal
     from nightcrew.service import run_one
     from nightcrew.service.worker import open_worker
 
     progress = make_progress(quiet=quiet)
+    request, task = asked.settled(config)
     record = await run_one(
-        config, request, open_worker=open_worker, say=progress.say, name_hint=hint, on_event=progress.show
+        config,
+        request,
+        open_worker=open_worker,
+        say=progress.say,
+        name_hint=asked.hint,
+        task_id=task,
+        on_event=progress.show,
     )
     with Journal.open(config.journal, read_only=True) as journal:
         return await JournalGateway(journal, config).view(record.id)
 
 
-async def _submit(config: Config, request: TaskRequest, hint: str | None) -> TaskView:
+async def _submit(config: Config, asked: Asked) -> TaskView:
     from nightcrew.gateway import JournalGateway
     from nightcrew.journal import Journal
 
-    await _validate(config, request)
+    await _validate(config, asked.request)
+    request, task = asked.settled(config)
     with Journal.open(config.journal) as journal:
-        return await JournalGateway(journal, config).submit(request, origin="cli", name_hint=hint)
+        gateway = JournalGateway(journal, config)
+        return await gateway.submit(request, origin="cli", name_hint=asked.hint, task_id=task)
 
 
 def _who_takes_it(config: Config, view: TaskView) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -12,17 +11,16 @@ from nightcrew.attachments import (
     TASK_FILE,
     AttachmentStore,
     FolderLook,
-    NotTaken,
     Unfinished,
-    image_kind,
+    heads,
     open_in,
     pictures,
 )
-from nightcrew.errors import TaskFileError
+from nightcrew.errors import AttachmentRefused, TaskFileError
 from nightcrew.intake import taskfile
 from nightcrew.intake.dropfolder import Claimed, DropFolder, has_writer, shown
 from nightcrew.intake.places import GONE, kind_of
-from nightcrew_tools.contract import Attachment, Limits, TaskRequest
+from nightcrew_tools.contract import Limits, TaskRequest
 
 SUFFIXES = (".md", ".markdown")
 
@@ -101,7 +99,8 @@ class Admission:
         place = claimed.place
         attach: taskfile.Attach = taskfile.nothing_attached
         if look is not None:
-            attach = partial(pictures, self._heads(claimed, look))
+            with self._folder.folder_of(claimed) as folder:
+                attach = partial(pictures, heads(folder, look))
         request = taskfile.parse(
             data,
             name=claimed.stem,
@@ -116,15 +115,6 @@ class Admission:
         ]
         request = request.model_copy(update={"crew": request.crew or place.crew})
         return Candidate(claimed, request, tuple(remarks), look)
-
-    def _heads(self, claimed: Claimed, look: FolderLook) -> tuple[Attachment, ...]:
-        """The attachments as far as their first bytes and sizes tell."""
-        found: list[Attachment] = []
-        with self._folder.folder_of(claimed) as folder:
-            for path, size in look.files:
-                with os.fdopen(open_in(folder, path), "rb") as file:
-                    found.append(Attachment(path=path, bytes=size, sha256="", image=image_kind(file.read(16))))
-        return tuple(found)
 
     def copy(self, candidate: Candidate) -> Candidate | None:
         """The same with its attachments copied and settled; None when somebody still writes to them. Blocks.
@@ -141,7 +131,7 @@ class Admission:
                 )
             except Unfinished:
                 return None
-            except NotTaken as error:
+            except AttachmentRefused as error:
                 raise TaskFileError(f"the folder is not taken: {error}") from None
         if self._folder.look_into(claimed).stamp != look.stamp:
             self._store.drop(staged)

@@ -12,8 +12,8 @@ from typing import Any, Literal
 
 from pydantic import ValidationError
 
-from nightcrew.attachments import TASK_FILE, NotTaken
-from nightcrew.errors import TaskFileError
+from nightcrew.attachments import TASK_FILE
+from nightcrew.errors import AttachmentRefused, TaskFileError
 from nightcrew.intake.frontmatter import Listing, Mapping, Node, Scalar, describe, parse_mapping
 from nightcrew_tools.contract import Limits, TaskNetwork, TaskRequest
 from nightcrew_workspaces.egress_rules import parse_rule
@@ -36,13 +36,15 @@ _UNDERLINE = re.compile(r" {0,3}(?:=+|-+)[ \t]*")
 
 
 Attach = Callable[[tuple[str, ...]], tuple[str, ...]]
-"""Raises `NotTaken`."""
+"""Raises `AttachmentRefused`."""
 
 
 def nothing_attached(named: tuple[str, ...]) -> tuple[str, ...]:
     """`attach` of a file that comes alone."""
     if named:
-        raise NotTaken(f"pictures come in a folder: put them beside the text, call that `{TASK_FILE}`, drop the folder")
+        raise AttachmentRefused(
+            f"pictures come in a folder: put them beside the text, call that `{TASK_FILE}`, and drop the folder"
+        )
     return ()
 
 
@@ -78,7 +80,7 @@ def parse(
             raise TaskFileError(f"`{key}` is not supported yet: {why}; remove line {line}", line=line)
     try:
         values["images"] = attach(values.get("images", ()))
-    except NotTaken as error:
+    except AttachmentRefused as error:
         raise TaskFileError(f"`images`: {error}", line=fields.lines.get("images")) from None
     values["limits"] = _limits(fields, values["limits"], default_limits or Limits())
     values["repo"] = _repo(values.get("repo"), fields, default_repo, base_dir)

@@ -88,6 +88,11 @@ class ModelClient:
         await self._endpoint.aclose()
 
     @property
+    def sees(self) -> bool:
+        """Whether the model takes pictures, as its settings say."""
+        return self._settings.vision
+
+    @property
     def url(self) -> str:
         """Base URL of the endpoint, without a user's name and password."""
         return self._endpoint.url

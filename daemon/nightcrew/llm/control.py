@@ -61,9 +61,16 @@ def unmarked_arguments(raw: str) -> str:
     return raw if plain == arguments else json.dumps(plain, ensure_ascii=False, separators=(",", ":"))
 
 
-@lru_cache(maxsize=2048)
+_REMEMBERED = 256 * 1024
+"""Characters of the longest message that is kept for the next request: one with pictures has millions."""
+
+
 def as_sent(message: str) -> str:
     """The JSON text of a message as a server gets it. The same text where nothing has to be done, as nearly always."""
+    return _remembered(message) if len(message) <= _REMEMBERED else _as_sent(message)
+
+
+def _as_sent(message: str) -> str:
     silent = '"assistant"' in message and '"content":""' in message and '"tool_calls"' not in message
     calls = '"tool_calls"' in message
     if not (silent or _PLAIN.search(message) or (calls and _ESCAPE.search(message))):
@@ -76,6 +83,9 @@ def as_sent(message: str) -> str:
     if body.get("role") == "assistant" and not (body.get("content") or body.get("tool_calls")):
         body["content"] = SILENCE
     return json.dumps(body, ensure_ascii=False, separators=(",", ":"))
+
+
+_remembered = lru_cache(maxsize=2048)(_as_sent)
 
 
 def _marked_arguments(raw: str) -> str:

@@ -261,6 +261,7 @@ async def run_one(
     open_worker: OpenWorker,
     say: Say,
     name_hint: str | None = None,
+    task_id: str | None = None,
     on_event: OnEvent | None = None,
 ) -> TaskRecord:
     """Run one task in this process, whether a service works on this home or not, until it ends or waits for approval.
@@ -275,7 +276,7 @@ async def run_one(
         if on_event is not None:
             journal.subscribe(on_event)
         async with open_worker(config, journal, say) as worker:
-            submission = Submission(request, "run", name_hint or request.title)
+            submission = Submission(request, "run", name_hint or request.title, task_id)
             task, record = journal.submit_claimed(submission, name, locks=locks)
             if record is None:
                 return _there_already(journal, task)
