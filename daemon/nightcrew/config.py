@@ -41,6 +41,8 @@ class RoleSettings(Frozen):
     """Most tokens of one reply."""
     extra_body: dict[str, object] = Field(default_factory=dict)
     """More request fields, sent as they are (`top_k`, `priority`, `reasoning_effort`, …)."""
+    priority: Annotated[int, Field(ge=-1000, le=1000)] | None = None
+    """Higher goes first, on an SGLang server that obeys priorities; sent to no other."""
     first_token_seconds: Annotated[float, Field(gt=0)] = 900.0
     """A local prefill may take minutes."""
     idle_seconds: Annotated[float, Field(gt=0)] = 120.0

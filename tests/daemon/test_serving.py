@@ -21,8 +21,8 @@ from nightcrew.crew.files import load
 from nightcrew.crew.planning import plan_crew
 from nightcrew.errors import ServingError
 from nightcrew.serving import memory
-from nightcrew.serving.assembly import find_weights, keepers, retuned
-from nightcrew.serving.cards import Card, least_free_gib, parse_cards
+from nightcrew.serving.assembly import find_weights, keepers, least_free_gib, read_cards, retuned
+from nightcrew.serving.gpus import Card, NoNvml
 from nightcrew.serving.keeper import Event, Times
 from nightcrew.serving.plan import Gpu, ServerPlan
 from nightcrew.serving.probe import hit_rate, read_metrics
@@ -311,14 +311,11 @@ def test_a_restart_beside_the_others_gets_the_same_cache_from_what_is_free_then(
         assert retuned(server, None) == server
 
 
-def test_cards_are_read_as_nvidia_smi_writes_them():
-    text = "0, NVIDIA RTX PRO 6000 Blackwell, 97887, 636, 96500, 12.0\n1, NVIDIA, Inc. H100, 81559, 559, 81000, 9.0\n"
-    text += "2, NVIDIA H100, [GPU is lost], [GPU is lost], [GPU is lost], [N/A]\n"
-    first, second = parse_cards(text)
-    assert (first.id, first.capability, round(first.total_gib, 2)) == (0, "12.0", 94.97)
-    assert (second.name, second.free_gib) == ("NVIDIA, Inc. H100", 81000 / 1024)
-    assert least_free_gib([first, second], [0, 1]) == second.free_gib
-    assert least_free_gib([first], [0, 1]) is None
+def test_what_is_free_is_that_of_the_fullest_card():
+    cards = [Card(0, "x", 95.0, 60.0, "12.0"), Card(1, "x", 95.0, 40.0, "12.0")]
+    assert least_free_gib(cards, [0, 1]) == 40.0
+    assert least_free_gib(cards, [0]) == 60.0
+    assert least_free_gib(cards, [0, 2]) is None
 
 
 def test_metrics_are_summed_over_their_labels():
@@ -375,10 +372,13 @@ def test_a_crew_that_does_not_fit_is_not_started(stage: Stage):
     assert "does not fit" in done.stderr
 
 
-def test_without_a_driver_it_says_so_and_how_to_plan_all_the_same(stage: Stage, tmp_path: Path):
-    done = command(stage, "trio", PATH=str(tmp_path))
-    assert done.returncode == 4
-    assert "nvidia-smi is not there" in done.stderr and "--gpu-gib" in done.stderr
+def test_without_a_driver_it_says_so_and_how_to_plan_all_the_same(monkeypatch: pytest.MonkeyPatch):
+    def nothing() -> None:
+        raise NoNvml("there is no NVIDIA driver")
+
+    monkeypatch.setattr("nightcrew.serving.assembly.read_machine", nothing)
+    with pytest.raises(ServingError, match=r"no NVIDIA driver: install NVIDIA's driver, or plan by --gpu-gib"):
+        read_cards()
 
 
 def test_a_server_that_the_crew_does_not_have_is_named_with_those_it_has(stage: Stage):

@@ -218,12 +218,17 @@ class ScriptedServer:
         api_key: str | None = None,
         delay: float = 0.0,
         port: int = 0,
+        listing: Mapping[str, Any] | None = None,
+        info: Mapping[str, Any] | None = None,
     ) -> None:
+        """`listing` is said of each model beside its name, `info` at `/server_info`, as SGLang does."""
         self._answer = answer
         self._fail_first = list(fail_first)
         self._api_key = api_key
         self._delay = delay
         self._port = port
+        self._listing = listing or {}
+        self._info = info
         self._cache = PrefixCache()
         self._tasks: set[asyncio.Task[None]] = set()
         self.models = list(models)
@@ -307,8 +312,10 @@ class ScriptedServer:
 
     async def _look_up(self, path: str, out: _Writer) -> None:
         if path == "/v1/models":
-            data = [{"id": name, "object": "model", "owned_by": "script"} for name in self.models]
+            data = [{"id": name, "object": "model", "owned_by": "script", **self._listing} for name in self.models]
             return await out.json(200, {"object": "list", "data": data})
+        if path == "/server_info" and self._info is not None:
+            return await out.json(200, dict(self._info))
         if path == "/_requests":
             seen = [{**asdict(request), "body": request.body.decode()} for request in self.requests]
             return await out.json(200, seen)

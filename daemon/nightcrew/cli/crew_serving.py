@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from nightcrew.config import Config
     from nightcrew.crew.files import CrewFile
-    from nightcrew.serving.cards import Card
+    from nightcrew.serving.gpus import Card
     from nightcrew.serving.keeper import Event
     from nightcrew.serving.launch import Launch
     from nightcrew.serving.plan import CrewPlan, Gpu, ServerPlan
@@ -82,7 +82,7 @@ def _which(name: str | None, only: str | None) -> tuple[CrewFile, str | None]:
 
 def _cards(gpu_gib: float | None, count: int) -> tuple[list[Gpu], Callable[[], Sequence[Card]]]:
     """The cards to plan for, and how to look at them when a server starts."""
-    from nightcrew.serving.cards import read_cards
+    from nightcrew.serving.assembly import read_cards
     from nightcrew.serving.plan import Gpu
 
     if gpu_gib is not None:

@@ -8,7 +8,6 @@ from nightcrew.cli.doctor import Check
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
-    from pathlib import Path
 
     from nightcrew.config import Config
     from nightcrew.serving.engine import Engine
@@ -70,10 +69,11 @@ def _card(card: Card) -> Check:
 
 def _engine(config: Config) -> Engine | str:
     """What the interpreter for servers has, or why it cannot be asked."""
+    from nightcrew.serving.assembly import python_of
     from nightcrew.serving.engine import NoEngine, read_engine
 
     try:
-        return read_engine(_python(config))
+        return read_engine(python_of(config))
     except NoEngine as error:
         return str(error)
 
@@ -89,7 +89,9 @@ def _driver(machine: Machine, engine: Engine | str) -> Check:
 
 
 def _sglang(config: Config, engine: Engine | str) -> Iterator[Check]:
-    python = _python(config)
+    from nightcrew.serving.assembly import python_of
+
+    python = python_of(config)
     make = f"uv venv {config.home}/sglang && uv pip install --python {config.home}/sglang/bin/python sglang"
     if isinstance(engine, str):
         yield Check("sglang", "warn", engine, f"correct `python` under [serving], or make one: {make}")
@@ -135,15 +137,6 @@ def _memory() -> Iterator[Check]:
         fix = "loading weights and the servers themselves need more: stop something else"
         level = "ok" if free > _MEMORY_GIB * _GIB else "warn"
         yield Check("memory", level, f"{free / _GIB:.0f} GiB free", fix)
-
-
-def _python(config: Config) -> Path:
-    """The interpreter that `nightcrew crew serve` starts servers with."""
-    import sys
-    from pathlib import Path
-
-    own = config.home / "sglang/bin/python"
-    return own if own.exists() else Path(sys.executable)
 
 
 def _dotted(version: tuple[int, int]) -> str:

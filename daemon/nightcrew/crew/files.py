@@ -36,6 +36,17 @@ from nightcrew_tools.contract import Frozen
 
 FIRST_PORT = 30000
 DEFAULT = "duo"
+PRIORITIES = {
+    "verifier": 30,
+    "arbiter": 30,
+    "planner": 20,
+    "executor": 20,
+    "vision": 20,
+    "escalation": 20,
+    "critic": 10,
+}
+"""Of requests to a server that several roles, or several tasks, share: what ends a task goes before what may help one.
+Ten more than another's interrupts it where the server is full. A scout waits for all."""
 _LONGEST_CHAIN = 8
 
 
@@ -208,6 +219,8 @@ def _bind(file: _File, origin: str) -> dict[str, BoundRole]:
     bound: dict[str, BoundRole] = {}
     for name in ROLES:
         if (table := file.roles.get(name)) is not None:
+            if "base_url" not in table and name != "embedder":
+                table = {"priority": PRIORITIES.get(name, 0), **table}
             bound[name] = _role(f"{origin}: roles.{name}", dict(table), ports)
     return bound
 

@@ -24,6 +24,10 @@ from nightcrew.llm.wire import Assembler, JsonObject, as_object, chat_body, comp
 __all__ = ["Completion", "ModelClient", "Reply", "ToolCall"]
 
 T = TypeVar("T")
+LONGEST_BONUS = 9
+"""A conversation that has gone on for long goes before one that begins, on the same server and in the same role. Less
+than the ten that SGLang wants for interrupting a request that runs: roles differ by tens."""
+MESSAGES_A_STEP = 8
 _SHAPING = ("chat_template_kwargs", "reasoning_effort")
 _CHAT_ONLY = frozenset({"chat_template_kwargs", "reasoning_effort", "tool_choice", "parallel_tool_calls"})
 
@@ -128,9 +132,11 @@ class ModelClient:
 
         async def ask() -> Reply:
             model = await self._model()
+            fields = {**await self._priority(len(messages)), **rest}
             parts = Assembler(max_pieces=4 * limit + 1000)
             started = time.monotonic()
-            await self._endpoint.exchange("/chat/completions", chat_body(model, messages, tools, rest), parts, on_text)
+            body = chat_body(model, messages, tools, fields)
+            await self._endpoint.exchange("/chat/completions", body, parts, on_text)
             seconds = time.monotonic() - started
             known = dialect.known_tools(None if response_format else tools)
             return _reply(parts, known, dialect.next_number(messages), seconds, parts.model or model)
@@ -183,6 +189,22 @@ class ModelClient:
             template = as_object(extra.pop("chat_template_kwargs", None))
             fields["chat_template_kwargs"] = {"enable_thinking": settings.thinking, **template}
         return fields | extra
+
+    async def _priority(self, messages: int) -> JsonObject:
+        """The `priority` field, where the settings name one and the server obeys it: SGLang with its priorities on.
+        Others refuse the field, or do not know it."""
+        own = self._settings.priority
+        if own is None or not (await self._endpoint.server_info()).get("enable_priority_scheduling"):
+            return {}
+        return {"priority": own + min(LONGEST_BONUS, messages // MESSAGES_A_STEP)}
+
+    async def server_info(self) -> JsonObject:
+        """What an SGLang server says of itself; empty for every other."""
+        return await self._endpoint.server_info()
+
+    async def listing(self, *, on_wait: Callable[[str], None] | None = None) -> Sequence[JsonObject]:
+        """The endpoint's models with whatever it says of each."""
+        return await self._patiently(self._endpoint.listing, on_wait)
 
     def _stream_fields(self) -> dict[str, Any]:
         return (

@@ -6,7 +6,7 @@ import ipaddress
 import json
 import ssl
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from typing import cast
 
 import anyio
@@ -33,6 +33,7 @@ from nightcrew.llm.wire import (
 
 CONNECT_SECONDS = 10.0
 LISTING_SECONDS = 30.0
+INFO_SECONDS = 5.0
 DRAIN_SECONDS = 2.0
 """How long the end of a stream may take after `[DONE]`; past it the connection is not used again."""
 USAGE_SECONDS = 10.0
@@ -62,6 +63,8 @@ class Endpoint:
         self._settings = settings
         self._http = open_http(self.url, headers=_headers(api_key, self.place), auth=login)
         self._names: list[str] | None = None
+        self._entries: list[JsonObject] = []
+        self._info: JsonObject | None = None
 
     async def aclose(self) -> None:
         await self._http.aclose()
@@ -82,10 +85,24 @@ class Endpoint:
             payload = _parsed(body)
             if payload is None:
                 raise _nonsense(response, body)
-            self._names = [
-                name for entry in as_list(payload.get("data")) if (name := as_text(as_object(entry).get("id")))
-            ]
+            self._entries = [as_object(entry) for entry in as_list(payload.get("data"))]
+            self._names = [name for entry in self._entries if (name := as_text(entry.get("id")))]
         return self._names
+
+    async def server_info(self) -> JsonObject:
+        """What an SGLang server says of itself at `/server_info`; empty for every other server. Asked once."""
+        if self._info is None:
+            self._info = {}
+            with suppress(httpx2.HTTPError, TimeoutError):
+                with anyio.fail_after(INFO_SECONDS):
+                    response, body = await self._get(self.url.removesuffix("/v1") + "/server_info")
+                self._info = (_parsed(body) if response.is_success else None) or {}
+        return self._info
+
+    async def listing(self) -> Sequence[JsonObject]:
+        """The list of models with whatever the endpoint says of each. Raises as `models` does."""
+        await self.models()
+        return self._entries
 
     async def exchange(self, path: str, body: bytes, parts: Assembler, on_text: Callable[[str], None] | None) -> None:
         """One request, its reply taken into `parts`. Raises `Passing`, `EndpointRefused` or `ContextOverflow`."""

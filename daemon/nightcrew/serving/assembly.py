@@ -6,10 +6,10 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from nightcrew.config import Config
+from nightcrew.config import Config, hub_dir
 from nightcrew.errors import ServingError
 from nightcrew.serving import memory
-from nightcrew.serving.cards import Card, least_free_gib
+from nightcrew.serving.gpus import Card, NoNvml, read_machine
 from nightcrew.serving.keeper import Event, Keeper, Times
 from nightcrew.serving.launch import Launch, launch
 from nightcrew.serving.plan import ServerPlan
@@ -36,7 +36,7 @@ def find_weights(name: str, config: Config, environ: Mapping[str, str]) -> Path 
     if (named := config.serving.models.get(name)) is not None:
         path = named.expanduser()
         return path if path.is_dir() else None
-    repository = hub_cache(environ) / f"models--{name.replace('/', '--')}"
+    repository = hub_dir(environ) / f"models--{name.replace('/', '--')}"
     try:
         revision = (repository / "refs" / "main").read_text(encoding="ascii").strip()
     except (OSError, UnicodeDecodeError):
@@ -45,13 +45,22 @@ def find_weights(name: str, config: Config, environ: Mapping[str, str]) -> Path 
     return snapshot if snapshot.is_dir() else None
 
 
-def hub_cache(environ: Mapping[str, str]) -> Path:
-    """Where huggingface_hub keeps what it fetched."""
-    if path := environ.get("HF_HUB_CACHE"):
-        return Path(path)
-    if home := environ.get("HF_HOME"):
-        return Path(home) / "hub"
-    return Path(environ.get("XDG_CACHE_HOME") or Path(environ.get("HOME", "/root")) / ".cache") / "huggingface" / "hub"
+def read_cards() -> tuple[Card, ...]:
+    """The cards of this machine as they are now. Raises `ServingError`, which says what to do."""
+    try:
+        cards = read_machine().cards
+    except NoNvml as error:
+        remedy = error.remedy or "install NVIDIA's driver"
+        raise ServingError(f"the cards cannot be read: {error.why}: {remedy}, or plan by --gpu-gib N") from None
+    if not cards:
+        raise ServingError("the driver shows no card; plan by --gpu-gib N")
+    return cards
+
+
+def least_free_gib(cards: Sequence[Card], ids: Sequence[int]) -> float | None:
+    """Of these cards, on the one with the least; None where one of them is not known."""
+    free = {card.id: card.free_gib for card in cards}
+    return min(free[each] for each in ids) if ids and all(each in free for each in ids) else None
 
 
 def repositories(server: ServerPlan) -> list[str]:

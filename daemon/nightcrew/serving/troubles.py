@@ -81,9 +81,8 @@ _SIGNS = (
     _sign(
         "not-installed",
         r"No module named '?sglang|cannot start .*python.*: No such file",
-        "sglang is not installed where [serving] python points",
-        "make an environment for it: `uv venv ~/sglang && uv pip install --python ~/sglang 'sglang>=0.5.20'`, and name "
-        "its interpreter there",
+        "the interpreter that servers are started with has no sglang",
+        "make an environment for it (`nightcrew doctor` says how), and let [serving] python name its interpreter",
     ),
     _sign("unknown-flag", r"error: unrecognized arguments: (?P<what>.{1,80})", "SGLang refused {what}", _NEWER),
     _sign(
