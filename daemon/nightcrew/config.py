@@ -365,6 +365,23 @@ def hub_dir(environ: Mapping[str, str]) -> Path:
     return Path(base) / "huggingface" / "hub"
 
 
+def hub_endpoint(environ: Mapping[str, str]) -> str:
+    """`HF_ENDPOINT`, a mirror that speaks the hub's API, or the hub."""
+    return (environ.get("HF_ENDPOINT") or "https://huggingface.co").rstrip("/")
+
+
+def hub_token(environ: Mapping[str, str]) -> SecretStr | None:
+    """`HF_TOKEN`, or what `hf auth login` has left below `HF_HOME` or the user's cache folder."""
+    if token := environ.get("HF_TOKEN"):
+        return SecretStr(token.strip())
+    file = environ.get("HF_TOKEN_PATH") or Path(environ.get("HF_HOME") or hub_dir(environ).parent) / "token"
+    try:
+        token = Path(file).expanduser().read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError):
+        return None
+    return SecretStr(token) if token else None
+
+
 def environment() -> Mapping[str, str]:
     """The process environment: the one place of the project that reads it."""
     return os.environ

@@ -17,6 +17,7 @@ NightcrewError
 │   ├── EmbeddedError    the embedded model's server could not start: says what to do
 │   └── ServingError     a crew's model server cannot be started, or does not stay up: says what to do
 ├── WeightsError         the embedded model's weights are wrong, or no source could give them
+├── PullError            a crew's weights could not be fetched, or are not what the hub states: says what to do
 ├── LimitReached         the task used up its minutes, tokens or attempts
 └── Cancelled            a person cancelled the task
 """
@@ -98,6 +99,10 @@ class ServingError(ModelError):
 
 class WeightsError(NightcrewError):
     """The embedded model's weights are wrong, or could not be fetched from any source."""
+
+
+class PullError(NightcrewError):
+    """A crew's weights could not be fetched, or are not what the hub states: says what to do."""
 
 
 class LimitReached(NightcrewError):

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from nightcrew.cli import crew_check, crew_plan, crew_serving
+from nightcrew.cli import crew_check, crew_files, crew_plan, crew_serving
 from nightcrew.cli.crew_choice import NameArgument, chosen
 from nightcrew.cli.output import HelpFlag, JsonFlag, emit, examples, out
 
@@ -32,6 +32,7 @@ def _group(_help: HelpFlag = False) -> None:  # pyright: ignore[reportUnusedFunc
 def register(parent: typer.Typer) -> None:
     """Add the commands; those that plan, serve or pull live in modules of their own, each with a `register`."""
     crew_plan.register(app)
+    crew_files.register(app)
     crew_serving.register(app)
     crew_check.register(app)
     parent.add_typer(app, short_help="Crews, and how they fit on a card.")

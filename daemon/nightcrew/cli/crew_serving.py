@@ -58,8 +58,8 @@ def serve(
 
     config = load_config()
     crew, only = _which(name, only)
-    gpu_list, read_cards = _cards(gpu_gib, gpus)
-    planned = _planned(crew, gpu_list)
+    gpu_list, read_cards = cards_to_plan_for(gpu_gib, gpus)
+    planned = fitting_plan(crew, gpu_list)
     servers = _chosen(planned, only)
     if dry_run:
         _print_commands(servers, config, json=json)
@@ -80,7 +80,7 @@ def _which(name: str | None, only: str | None) -> tuple[CrewFile, str | None]:
     return chosen(name), only
 
 
-def _cards(gpu_gib: float | None, count: int) -> tuple[list[Gpu], Callable[[], Sequence[Card]]]:
+def cards_to_plan_for(gpu_gib: float | None, count: int) -> tuple[list[Gpu], Callable[[], Sequence[Card]]]:
     """The cards to plan for, and how to look at them when a server starts."""
     from nightcrew.serving.assembly import read_cards
     from nightcrew.serving.plan import Gpu
@@ -92,7 +92,9 @@ def _cards(gpu_gib: float | None, count: int) -> tuple[list[Gpu], Callable[[], S
     return [Gpu(id=card.id, total_gib=card.total_gib) for card in found], read_cards
 
 
-def _planned(crew: CrewFile, gpus: list[Gpu]) -> CrewPlan:
+def fitting_plan(crew: CrewFile, gpus: list[Gpu]) -> CrewPlan:
+    """The crew's plan for these cards. Exits with 1, and the plan's words, where it does not fit; raises `ServingError`
+    where nothing would be served."""
     from nightcrew.cli.crew_plan import lines
     from nightcrew.crew.planning import plan_crew
     from nightcrew.errors import ServingError

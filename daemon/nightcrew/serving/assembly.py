@@ -13,6 +13,7 @@ from nightcrew.serving.gpus import Card, NoNvml, read_machine
 from nightcrew.serving.keeper import Event, Keeper, Times
 from nightcrew.serving.launch import Launch, launch
 from nightcrew.serving.plan import ServerPlan
+from nightcrew.serving.snapshots import Cache
 
 ReadCards = Callable[[], Sequence[Card]]
 """The cards as they are now; empty where they cannot be seen, and the plan's figures hold."""
@@ -36,13 +37,7 @@ def find_weights(name: str, config: Config, environ: Mapping[str, str]) -> Path 
     if (named := config.serving.models.get(name)) is not None:
         path = named.expanduser()
         return path if path.is_dir() else None
-    repository = hub_dir(environ) / f"models--{name.replace('/', '--')}"
-    try:
-        revision = (repository / "refs" / "main").read_text(encoding="ascii").strip()
-    except (OSError, UnicodeDecodeError):
-        return None
-    snapshot = repository / "snapshots" / revision
-    return snapshot if snapshot.is_dir() else None
+    return Cache(hub_dir(environ), name).current()
 
 
 def read_cards() -> tuple[Card, ...]:
