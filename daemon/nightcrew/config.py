@@ -85,11 +85,38 @@ class CrewSettings(Frozen):
     escalation: RoleSettings | None = None
     """The large model that is called last."""
     embedder: RoleSettings | None = None
+    concurrency: Annotated[int, Field(ge=1, le=256)] | None = None
+    """Its tasks at the same time, within `concurrency` of all."""
 
     def roles(self) -> dict[str, RoleSettings]:
         """Those that are there, by name, in the order of `ROLES`."""
         bound = ((name, getattr(self, name)) for name in ROLES)
         return {name: settings for name, settings in bound if settings is not None}
+
+    @property
+    def endpoints(self) -> frozenset[str]:
+        """Base URLs that its tasks talk to."""
+        return frozenset(role.base_url for role in self.roles().values())
+
+
+class EndpointSettings(Frozen):
+    """What one endpoint is good for, whichever crews use it."""
+
+    concurrency: Annotated[int, Field(ge=1, le=256)]
+    """Tasks of all its crews at the same time."""
+
+
+class DailySettings(Frozen):
+    """What all tasks together may use from one local midnight to the next; no limit where a key is absent.
+
+    Where one is used up no task begins before the next day; those that have begun go on, within their own limits.
+    """
+
+    tokens: Annotated[int, Field(ge=1)] | None = None
+    minutes: Annotated[float, Field(gt=0)] | None = None
+    """Of work, the tasks' own counted one by one."""
+    tasks: Annotated[int, Field(ge=1)] | None = None
+    """That begin."""
 
 
 class BoxSettings(Frozen):
@@ -276,6 +303,9 @@ class Config(Frozen):
     gate: GateSettings = GateSettings()
     keeping: Annotated[JournalSettings, Field(alias="journal")] = JournalSettings()
     limits: Limits = Limits()
+    daily: DailySettings = DailySettings()
+    endpoints: dict[str, EndpointSettings] = Field(default_factory=dict[str, EndpointSettings])
+    """By base URL, as the crews write it."""
     concurrency: Annotated[int, Field(ge=1, le=256)] = 4
     """Tasks at the same time."""
 

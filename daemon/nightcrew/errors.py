@@ -18,6 +18,7 @@ NightcrewError
 │   └── ServingError     a crew's model server cannot be started, or does not stay up: says what to do
 ├── WeightsError         the embedded model's weights are wrong, or no source could give them
 ├── PullError            a crew's weights could not be fetched, or are not what the hub states: says what to do
+├── NotPossible          a task stands in another way than what was asked of it needs
 ├── LimitReached         the task used up its minutes, tokens or attempts
 └── Cancelled            a person cancelled the task
 """
@@ -103,6 +104,10 @@ class WeightsError(NightcrewError):
 
 class PullError(NightcrewError):
     """A crew's weights could not be fetched, or are not what the hub states: says what to do."""
+
+
+class NotPossible(NightcrewError):
+    """What was asked of a task cannot be done as it stands."""
 
 
 class LimitReached(NightcrewError):

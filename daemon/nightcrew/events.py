@@ -22,7 +22,9 @@ class TaskSubmitted(Frozen):
     name: str
     """Stem of the result files; unique among the tasks of this journal."""
     origin: str
-    """`inbox:<file name>`, `cli`, `mcp`, `run`, `demo`."""
+    """`inbox:<file name>`, `cli`, `mcp`, `run`, `demo`, `schedule:<task>`, `retry`."""
+    retry_of: str | None = None
+    """The task that this one does once more."""
 
 
 class TaskRevised(Frozen):
@@ -221,6 +223,34 @@ class Waiting(Frozen):
     reason: str
 
 
+class Paused(Frozen):
+    """A person holds the task, or with `queue` all of them; what ran of it was let go at its last event."""
+
+    kind: Literal["paused"] = "paused"
+    by: str
+    """Account of who said so."""
+    queue: bool = False
+
+
+class Resumed(Frozen):
+    """A paused task may go on."""
+
+    kind: Literal["resumed"] = "resumed"
+    by: str
+
+
+class Continued(Frozen):
+    """The task begins where a step of an earlier one began: with that one's clone, plan and tree."""
+
+    kind: Literal["continued"] = "continued"
+    task: str
+    """The earlier one."""
+    step: int
+    """From 1, of the earlier task's plan."""
+    tree: str | None
+    """Worktree at the beginning of the step; None for the base's."""
+
+
 class TaskEnded(Frozen):
     kind: Literal["task_ended"] = "task_ended"
     outcome: Outcome
@@ -248,6 +278,9 @@ Event = Annotated[
     | Decided
     | Delivered
     | Waiting
+    | Paused
+    | Resumed
+    | Continued
     | TaskEnded,
     Field(discriminator="kind"),
 ]

@@ -6,10 +6,13 @@ from pathlib import Path
 
 import anyio.to_thread
 
-from nightcrew.config import Config
+from nightcrew.config import Config, DailySettings
+from nightcrew.errors import TaskFileError
 from nightcrew.events import Decided
 from nightcrew.journal import Journal
 from nightcrew.journal.health import refuse_in_trouble
+from nightcrew.journal.ids import now
+from nightcrew.journal.queue import Spent
 from nightcrew_tools.contract import TaskGateway, TaskNotFound, TaskRequest, TaskState, TaskView
 
 _SHOWN = 8
@@ -33,15 +36,19 @@ class JournalGateway(TaskGateway):
         """Put a task into the queue; the same `id` twice returns the first one's view.
 
         `task_id` is the id of one that names none. `name_hint` is what the result files are called after, a task
-        file's stem say; the title by default. Raises `JournalUnavailable` where the disk is in trouble.
+        file's stem say; the title by default. Raises `JournalUnavailable` where the disk is in trouble,
+        `TaskFileError` where it could never start because of the tasks that it is to come after.
         """
         refuse_in_trouble(self._config)
+        if why := self._journal.refuses(request, name_hint=name_hint or request.title):
+            raise TaskFileError(f"`after`: {why}")
         recorded = self._journal.submit(request, origin=origin, name_hint=name_hint or request.title, task_id=task_id)
         return self._finish(self._journal.view(recorded.task))
 
     async def list(self) -> list[TaskView]:
         """All tasks that are kept, newest first."""
-        return [self._finish(view) for view in self._journal.tasks()]
+        held = self._held()
+        return [self._finish(view, held) for view in self._journal.tasks()]
 
     async def view(self, task: str) -> TaskView:
         """One task, by its id, its name, or an unambiguous beginning of its id. Raises `TaskNotFound`."""
@@ -112,8 +119,32 @@ class JournalGateway(TaskGateway):
             return f"task {view.id} was {view.outcome} before it began: there is no report"
         return f"task {view.id}: {self._outbox(view.name, '.report.md')} is gone; see `nightcrew show {view.id}`"
 
-    def _finish(self, view: TaskView) -> TaskView:
-        """Adds what the journal does not know: the default crew and where the result files are."""
+    async def pause(self, task: str, *, by: str) -> TaskView:
+        """Hold a task until `resume`; a running one is let go soon. Raises `NotPossible`, `TaskNotFound`."""
+        found = self.resolve(task)
+        self._journal.pause(found, by=by)
+        return self._finish(self._journal.view(found))
+
+    async def resume(self, task: str, *, by: str) -> TaskView:
+        """Let a paused task go on. Raises `NotPossible`, `TaskNotFound`."""
+        found = self.resolve(task)
+        self._journal.resume(found, by=by)
+        return self._finish(self._journal.view(found))
+
+    async def retry(self, task: str, *, step: int | None = None) -> TaskView:
+        """A new task that does an ended one once more, or goes on where a step of it began. Raises `NotPossible`."""
+        return self._finish(self._journal.view(self._journal.retry(self.resolve(task), step=step).task))
+
+    def _held(self) -> str:
+        """Why no task begins now; empty when nothing is in the way."""
+        if (by := self._journal.paused()) is not None:
+            return f"the queue is paused by {by}"
+        return used_up(self._config.daily, self._journal.spent(now()))
+
+    def _finish(self, view: TaskView, held: str | None = None) -> TaskView:
+        """Adds what the journal does not know: the default crew, what holds it, and where the result files are."""
+        if view.state is TaskState.QUEUED and not view.reason:
+            view = view.model_copy(update={"reason": self._held() if held is None else held})
         report, patch = self._outbox(view.name, ".report.md"), self._outbox(view.name, ".patch")
         ended = view.state is TaskState.ENDED or bool(view.concerns)
         return view.model_copy(
@@ -134,3 +165,13 @@ async def _read(path: Path) -> str | None:
             return None
 
     return await anyio.to_thread.run_sync(read)
+
+
+def used_up(daily: DailySettings, spent: Spent) -> str:
+    """Why no task begins before the next day; empty while there is something left. Pure."""
+    used = {"tokens": spent.tokens, "minutes": spent.seconds / 60, "tasks": spent.tasks}
+    for name, value in used.items():
+        limit: float | None = getattr(daily, name)
+        if limit is not None and value >= limit:
+            return f"today's {name} are used up ({value:,.0f} of {limit:,g}; daily: {name}): it begins tomorrow"
+    return ""

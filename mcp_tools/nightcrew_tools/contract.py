@@ -24,7 +24,10 @@ class Limits(Frozen):
     """What one task may use up before it ends with exit code 5."""
 
     minutes: Annotated[float, Field(gt=0, le=7 * 24 * 60)] = 120.0
-    """Wall-clock minutes of work, over all restarts; time in the queue does not count."""
+    """Minutes of work, over all restarts; time in the queue does not count."""
+    wall_minutes: Annotated[float, Field(gt=0, le=366 * 24 * 60)] | None = None
+    """Minutes by the clock on the wall since its first start, whatever it did meanwhile: work, wait for an endpoint,
+    stand paused. No such limit when None."""
     tokens: Annotated[int, Field(ge=1)] = 4_000_000
     """Prompt and completion tokens over all requests of the task; tokens served from a cache count too."""
     attempts: Annotated[int, Field(ge=1, le=50)] = 3
@@ -77,6 +80,10 @@ class TaskRequest(Frozen):
     """In the order of their paths."""
     images: tuple[str, ...] = ()
     """Attachments that models which take pictures are shown, in this order."""
+    after: tuple[str, ...] = ()
+    """Ids or names of tasks that have to be delivered before this one may start."""
+    schedule: str | None = None
+    """When to run, again and again (`nightcrew.schedule`); the task itself then only stands for its runs."""
     id: Slug | None = None
     """The person's own idempotency key: a second task with the same id is the first one."""
 
@@ -126,6 +133,11 @@ class TaskState(StrEnum):
     QUEUED = "queued"
     RUNNING = "running"
     WAITING = "waiting for approval"
+    BLOCKED = "waiting for other tasks"
+    """It comes after tasks that are not delivered yet."""
+    PAUSED = "paused"
+    SCHEDULED = "scheduled"
+    """It is never run itself: each time of its schedule makes a task of it."""
     ENDED = "ended"
 
 
@@ -190,6 +202,12 @@ class TaskView(Frozen):
     patch_path: str | None = None
     attempts: int = 0
     usage: TaskUsage = TaskUsage()
+    schedule: str | None = None
+    """When it runs again and again; None for a task that runs once."""
+    retry_of: str | None = None
+    """The task that it does once more."""
+    remark: str = ""
+    """What a person should know about it besides, such as that its id was used again for something else."""
 
     @property
     def exit_code(self) -> int | None:

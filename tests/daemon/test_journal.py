@@ -159,7 +159,7 @@ def test_an_append_that_the_disk_refused_leaves_no_trace(
     task = submit(journal)
     journal.append(task, 2, TaskClaimed(worker="a"))
     with monkeypatch.context() as broken:
-        broken.setattr("nightcrew.journal.journal.view", refuse)
+        broken.setattr("nightcrew.journal.log.view", refuse)
         with pytest.raises(JournalError, match="full"):
             journal.append(task, 3, REPLY)
     other.append(task, 3, note("x"))
@@ -324,7 +324,7 @@ def test_a_claim_passes_over_what_is_excluded_or_still_held(journal: Journal, tm
 def test_a_claim_that_fails_gives_its_lock_back(journal: Journal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     task = submit(journal)
     locks = RunLocks(tmp_path / "locks")
-    monkeypatch.setattr("nightcrew.journal.journal.view", refuse)
+    monkeypatch.setattr("nightcrew.journal.log.view", refuse)
     with pytest.raises(JournalError, match="full"):
         journal.claim("w", locks=locks)
     assert not locks.is_alive(task)
@@ -571,7 +571,7 @@ def test_a_newer_schema_is_refused(journal: Journal, path: Path):
 def test_an_older_schema_is_brought_up_and_keeps_its_tasks(path: Path, monkeypatch: pytest.MonkeyPatch):
     with Journal.open(path) as journal:
         task = submit(journal)
-    monkeypatch.setitem(MIGRATIONS, 2, "CREATE TABLE extra (id);")
+    monkeypatch.setitem(MIGRATIONS, max(MIGRATIONS) + 1, "CREATE TABLE extra (id);")
     with pytest.raises(JournalError, match="older"):
         Journal.open(path, read_only=True)
     with Journal.open(path) as journal:

@@ -289,7 +289,12 @@ def test_an_unknown_field_like_no_other_gets_the_list_of_fields():
         ("base: 'a b'\n", "'a b'", "branch, tag or commit"),
         ("base: '-x'\n", "leading", "base: main"),
         ("network: 5\n", "the number 5", "network: ["),
-        ("schedule: [a]\n", "a list", "schedule: daily"),
+        ("schedule: [a]\n", "a list", "daily 03:00"),
+        ("schedule: sometimes\n", "'sometimes' is no schedule", "daily 03:00"),
+        ("schedule: 0 0 31 2 *\n", "'0 0 31 2 *' never comes", "such a day"),
+        ("after: [Not Good]\n", "'Not Good'", "no id and no name"),
+        ("after: {a: b}\n", "a group of fields", "after: [nightly]"),
+        ("limits: {wall_minutes: 0}\n", "0", "at most a year"),
     ],
 )
 def test_an_ill_typed_field_says_what_was_found_and_what_is_wanted(front: str, found: str, wanted: str):
@@ -310,7 +315,23 @@ def test_pictures_of_a_file_that_comes_alone_are_refused():
     assert error.line == 3
 
 
-@pytest.mark.parametrize("front", ["after: nightly\n", "schedule: daily\n", "deliver: push\n"])
+def test_what_a_task_comes_after_is_one_id_or_several():
+    assert read(task("after: nightly\n")).after == ("nightly",)
+    assert read(task("after: [a, 20310504, a]\n")).after == ("a", "20310504")
+
+
+def test_a_schedule_is_words_or_cron_fields():
+    assert read(task("schedule: weekly  mon 03:00\n")).schedule == "weekly mon 03:00"
+    assert read(task("schedule: '*/15 8-18 * * mon-fri'\n")).schedule == "*/15 8-18 * * mon-fri"
+    assert "leave `after` or `schedule` out" in refused(task("after: a\nschedule: daily\n")).reason
+
+
+def test_a_limit_by_the_clock_on_the_wall_is_none_or_minutes():
+    assert read(task("")).limits.wall_minutes is None
+    assert read(task("limits: {wall_minutes: 600}\n")).limits.wall_minutes == 600
+
+
+@pytest.mark.parametrize("front", ["deliver: push\n"])
 def test_fields_of_later_are_refused_with_a_clear_sentence(front: str):
     error = refused(task(front))
     assert "not supported yet" in error.reason

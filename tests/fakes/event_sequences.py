@@ -13,6 +13,7 @@ from nightcrew.events import (
     AttemptStarted,
     CandidateTried,
     ChecksRan,
+    Continued,
     ConversationOpened,
     Decided,
     Delivered,
@@ -20,8 +21,10 @@ from nightcrew.events import (
     MessageAdded,
     ModelReplied,
     NetworkUsed,
+    Paused,
     PlanWritten,
     Recorded,
+    Resumed,
     TaskClaimed,
     TaskEnded,
     TaskSubmitted,
@@ -132,6 +135,9 @@ LATER_EVENTS: st.SearchStrategy[Event] = st.one_of(
     st.builds(Decided, approved=st.booleans(), by=_text, door=_text, why=_text),
     st.builds(Delivered, branch=st.one_of(st.none(), _text), commit=st.one_of(st.none(), _text), patch=_text),
     st.builds(Waiting, reason=_text),
+    st.builds(Paused, by=_text, queue=st.booleans()),
+    st.builds(Resumed, by=_text),
+    st.builds(Continued, task=_text, step=_number, tree=_tree),
 )
 """Any event that may stand between the first and the last."""
 

@@ -21,6 +21,7 @@ from nightcrew.events import (
     AttemptStarted,
     CandidateTried,
     ChecksRan,
+    Continued,
     ConversationOpened,
     Decided,
     Delivered,
@@ -28,6 +29,7 @@ from nightcrew.events import (
     MessageAdded,
     ModelReplied,
     NetworkUsed,
+    Paused,
     PlanWritten,
     TaskEnded,
     TaskRevised,
@@ -176,6 +178,10 @@ def _task(journal: Journal, state: str) -> None:
     if state == "told":
         journal.request_cancel(task)
     if state in ("waiting", "decided", "ended"):
+        _append(journal, task, Paused(by="ann"))
+        journal.resume(task, by="ann")
+        assert journal.claim_task(task, "host/1") is not None
+        _append(journal, task, Continued(task="earlier", step=2, tree=_TREE))
         _append(journal, task, _ASKED)
     if state in ("decided", "ended"):
         journal.decide(task, Decided(approved=True, by="ann", door="cli", why="fine"))

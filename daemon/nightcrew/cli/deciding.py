@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from nightcrew.cli.output import JsonFlag, emit, examples, out, say
-from nightcrew.cli.tasks import Desk, TaskId, ask, view_json
+from nightcrew.cli.tasks import Desk, TaskId, account, ask, view_json
 
 if TYPE_CHECKING:
     from nightcrew_tools.contract import TaskView
@@ -35,7 +35,7 @@ def approve(task: TaskId, json: JsonFlag = False) -> None:
     """
 
     async def decide(desk: Desk) -> TaskView:
-        view = await desk.gateway.approve(task, by=_account(), door="cli")
+        view = await desk.gateway.approve(task, by=account(), door="cli")
         return await desk.carry_out(view)
 
     view = ask(decide, write=True)
@@ -53,21 +53,10 @@ def reject(
         raise typer.BadParameter("say why, in a few words", param_hint="--why")
 
     async def decide(desk: Desk) -> TaskView:
-        view = await desk.gateway.reject(task, why=why, by=_account(), door="cli")
+        view = await desk.gateway.reject(task, why=why, by=account(), door="cli")
         return await desk.carry_out(view)
 
     _show(ask(decide, write=True), json=json)
-
-
-def _account() -> str:
-    """Who the system says this is: the environment could say anything."""
-    import os
-    import pwd
-
-    try:
-        return pwd.getpwuid(os.getuid()).pw_name
-    except KeyError:
-        return f"uid {os.getuid()}"
 
 
 def _show(view: TaskView, *, json: bool) -> None:

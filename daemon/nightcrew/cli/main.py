@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from nightcrew.cli import crew, deciding, demo, doctor, journal, mcp, models, replay, running, tasks, up
+from nightcrew.cli import crew, deciding, demo, doctor, holding, journal, mcp, models, replay, running, tasks, up
 from nightcrew.cli.output import HelpFlag, examples, say
 
 _HELP = """A headless crew of local models that turns dropped task files into verified git branches.
@@ -55,6 +55,7 @@ def _root(  # pyright: ignore[reportUnusedFunction] - typer calls it
 up.register(app)
 running.register(app)
 tasks.register(app)
+holding.register(app)
 deciding.register(app)
 journal.register(app)
 replay.register(app)

@@ -33,6 +33,8 @@ _SUBMIT = examples(
     "nightcrew submit fix-login.md",
     "nightcrew submit -m 'Make the tests pass' --repo ~/shop",
     "nightcrew submit fix-login.md --wait && git merge nightcrew/…",
+    "nightcrew submit fix-login.md --after 6dk --priority 10",
+    "nightcrew submit -m 'Update the changelog' --repo ~/shop --schedule 'weekly mon 03:00'",
 )
 
 
@@ -61,13 +63,16 @@ def run(
 
     from nightcrew.cli.taskinput import asked_in_file
     from nightcrew.config import load_config
+    from nightcrew.errors import TaskFileError
 
     config = load_config()
     asked = asked_in_file(task, config, repo=repo, crew=crew)
+    if asked.request.after or asked.request.schedule:
+        raise TaskFileError(f"{task}: `run` works here and now; `after` and `schedule` need the queue: use `submit`")
     anyio.run(_validate, config, asked.request)
     view = anyio.run(_run, config, asked, quiet)
     _result(view, json=json)
-    raise typer.Exit(view.exit_code or 0)
+    raise typer.Exit(1 if view.exit_code is None else view.exit_code)
 
 
 def submit(
@@ -78,6 +83,19 @@ def submit(
     message: Annotated[str | None, typer.Option("--message", "-m", metavar="TEXT", help="The task itself.")] = None,
     repo: Repo = None,
     crew: CrewName = None,
+    after: Annotated[
+        list[str] | None,
+        typer.Option("--after", metavar="ID", help="Begin when that task is delivered; may be repeated."),
+    ] = None,
+    priority: Annotated[
+        int | None, typer.Option("--priority", metavar="N", min=-100, max=100, help="Higher comes first; 0 by default.")
+    ] = None,
+    schedule: Annotated[
+        str | None, typer.Option("--schedule", metavar="WHEN", help="Again and again, such as 'daily 03:00'.")
+    ] = None,
+    key: Annotated[
+        str | None, typer.Option("--id", metavar="KEY", help="Your own id: the same id twice is one task.")
+    ] = None,
     wait: Annotated[bool, typer.Option("--wait", help="Wait for its end, and exit with it as `run` does.")] = False,
     quiet: Quiet = False,
     json: JsonFlag = False,
@@ -89,7 +107,7 @@ def submit(
     """
     import anyio
 
-    from nightcrew.cli.taskinput import asked_in_file, asked_in_words
+    from nightcrew.cli.taskinput import asked_in_file, asked_in_words, with_options
     from nightcrew.config import load_config
 
     if (task is None) == (message is None):
@@ -100,7 +118,13 @@ def submit(
     else:
         assert task is not None
         asked = asked_in_file(task, config, repo=repo, crew=crew)
+    said = {"after": tuple(after or ()), "priority": priority, "schedule": schedule, "id": key}
+    asked = with_options(asked, said)
+    if asked.request.schedule and wait:
+        raise typer.BadParameter("a scheduled task has no end to wait for", param_hint="--wait")
     view = anyio.run(_submit, config, asked)
+    if view.remark:
+        say(f"{view.id}: {view.remark}")
     if wait:
         view = _wait(config, view, quiet=quiet)
         _result(view, json=json)
@@ -108,7 +132,7 @@ def submit(
     if json:
         emit(view_json(view))
     else:
-        out(f"{view.id}  {view.name}: {view.state}")
+        out(f"{view.id}  {view.name}: {view.state}" + (f", {view.reason}" if view.reason else ""))
         say(_who_takes_it(config, view))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -172,3 +172,29 @@ def _parse(
         raise TaskFileError(f"{name}: {error}") from None
     changes = {key: value for key, value in (("repo", given), ("crew", crew)) if value is not None}
     return request.model_copy(update=changes)
+
+
+def with_options(asked: Asked, options: dict[str, object]) -> Asked:
+    """What was asked for, with what the command line says instead: fields of a task by name, None where it says
+    nothing. Raises `TaskFileError`, which names the option."""
+    from pydantic import ValidationError
+
+    from nightcrew.errors import TaskFileError
+    from nightcrew.schedule import parse_schedule
+    from nightcrew_tools.contract import TaskRequest
+
+    changes = {key: value for key, value in options.items() if value not in (None, ())}
+    try:
+        if schedule := changes.get("schedule"):
+            parse_schedule(str(schedule))
+        request = TaskRequest.model_validate({**asked.request.model_dump(), **changes})
+    except ValidationError as error:
+        problem = error.errors()[0]
+        raise TaskFileError(f"--{problem['loc'][0]}: {problem['msg']}") from None
+    except ValueError as error:
+        raise TaskFileError(f"--schedule: {error}") from None
+    if request.schedule and request.after:
+        raise TaskFileError("a scheduled task comes after no others: leave `after` or `schedule` out")
+    if request.schedule and asked.files:
+        raise TaskFileError("a scheduled task has no attachments yet: name files of the repository in its text")
+    return replace(asked, request=request)

@@ -32,7 +32,12 @@ def register(app: typer.Typer) -> None:
     app.command(
         "list",
         short_help="List tasks.",
-        epilog=examples("nightcrew list", "nightcrew list --workspaces", "nightcrew list --json | jq '.[].outcome'"),
+        epilog=examples(
+            "nightcrew list",
+            "nightcrew list --schedules",
+            "nightcrew list --workspaces",
+            "nightcrew list --json | jq '.[].outcome'",
+        ),
     )(list_tasks)
     app.command(
         "show",
@@ -50,6 +55,9 @@ def register(app: typer.Typer) -> None:
 
 def list_tasks(
     limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="The newest so many.")] = 50,
+    schedules: Annotated[
+        bool, typer.Option("--schedules", help="Tasks that run again and again, and when they do next.")
+    ] = False,
     workspaces: Annotated[
         bool, typer.Option("--workspaces", help="The private clones that are on the disk, and why, oldest first.")
     ] = False,
@@ -64,12 +72,13 @@ def list_tasks(
     if workspaces:
         _list_workspaces(config, json=json)
         return
-    views = _ask(config, lambda desk: desk.gateway.list())[:limit] if config.journal.exists() else []
+    views = _ask(config, lambda desk: desk.gateway.list()) if config.journal.exists() else []
+    views = [view for view in views if view.schedule or not schedules][:limit]
     if json:
         emit([view_json(view) for view in views])
         return
     if not views:
-        say(_NO_TASKS)
+        say("nothing is scheduled: a task file with `schedule: daily 03:00` is" if schedules else _NO_TASKS)
     if waiting := sum(view.exit_code == 3 for view in views):
         say(f"{waiting} waiting for approval: see `nightcrew report ID`, then `nightcrew approve ID` or `reject ID`")
     for line in _table(views):
@@ -132,28 +141,19 @@ def diff(task: TaskId, json: JsonFlag = False) -> None:
 
 def cancel(task: TaskId, json: JsonFlag = False) -> None:
     """Stop a task: a queued or waiting one at once, a running one within seconds. What it did is kept as a patch."""
-    from contextlib import suppress
-
-    from nightcrew.delivery import write_results
-    from nightcrew.service.upkeep import leave
-    from nightcrew.service.worker import make_workspaces
-    from nightcrew_workspaces.errors import BoxUnavailable
-
-    config = _config()
+    from nightcrew.cli.owed import write_reports
 
     async def stop(desk: Desk) -> TaskView:
         view = await desk.gateway.cancel(task)
-        if view.outcome is not None and view.started_at is not None and view.report_path is None:
-            # It was waiting for its next run, so no worker is there to write down what it did.
-            with suppress(BoxUnavailable):  # then the next start writes its report, with what it did
-                patch = await leave(config, make_workspaces(config), view.id)
-                write_results(config.outbox, desk.journal.record(view.id), patch)
+        if view.outcome is not None:
+            # It was waiting for its next run, so no worker is there to write down what it did; nor for those after it.
+            await write_reports(desk.config, desk.journal)
             view = await desk.gateway.view(view.id)
         elif view.outcome is None and view.concerns:
             view = await desk.carry_out(view)
         return view
 
-    view = _ask(config, stop, write=True)
+    view = _ask(_config(), stop, write=True)
     if json:
         emit(view_json(view))
     else:
@@ -213,6 +213,17 @@ def _ask(config: Config, question: Callable[[Desk], Awaitable[T]], *, write: boo
     return anyio.run(ask)
 
 
+def account() -> str:
+    """Who the system says this is: the environment could say anything."""
+    import os
+    import pwd
+
+    try:
+        return pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:
+        return f"uid {os.getuid()}"
+
+
 def _files(patch: str) -> list[dict[str, object]]:
     from nightcrew.delivery.patches import changed_files
 
@@ -269,7 +280,8 @@ def _workspaces(config: Config) -> list[Shelved]:
 def _note(view: TaskView) -> str:
     from nightcrew.delivery.quoting import one_line
 
-    return one_line(view.branch or view.activity or view.reason, 80)
+    schedule = f"{view.schedule}: " if view.schedule else ""
+    return one_line(schedule + (view.branch or view.activity or view.reason), 80)
 
 
 def decide_words(task: str) -> str:
@@ -305,6 +317,9 @@ def _facts(view: TaskView) -> list[tuple[str, str]]:
         ("state", str(view.outcome or view.state)),
         ("now", view.activity),
         ("reason", view.reason),
+        ("schedule", view.schedule or ""),
+        ("remark", view.remark),
+        ("retry of", view.retry_of or ""),
         *(("concern", f"{concern.path} {concern.why} ({concern.kind})") for concern in view.concerns[:50]),
         ("decide", decide_words(view.id) if view.exit_code == 3 else ""),
         ("branch", view.branch or ""),

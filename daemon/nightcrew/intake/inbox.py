@@ -388,7 +388,8 @@ def _identity(path: Path) -> tuple[int, int] | None:
 
 def _to_validate(request: TaskRequest) -> TaskRequest:
     """The request without what no validation depends on: files that agree in this are validated once."""
-    return request.model_copy(update={"title": "", "text": "", "id": None, "priority": 0, "images": ()})
+    kept = request.id if request.after else None  # a circle of tasks that wait for each other goes by ids
+    return request.model_copy(update={"title": "", "text": "", "id": kept, "priority": 0, "images": ()})
 
 
 def _is_from(recorded: Recorded, origin: str, request: TaskRequest) -> bool:

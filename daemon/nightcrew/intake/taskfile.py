@@ -15,6 +15,8 @@ from pydantic import ValidationError
 from nightcrew.attachments import TASK_FILE
 from nightcrew.errors import AttachmentRefused, TaskFileError
 from nightcrew.intake.frontmatter import Listing, Mapping, Node, Scalar, describe, parse_mapping
+from nightcrew.schedule import HINT as SCHEDULE_HINT
+from nightcrew.schedule import parse_schedule
 from nightcrew_tools.contract import Limits, TaskNetwork, TaskRequest
 from nightcrew_workspaces.egress_rules import parse_rule
 
@@ -74,14 +76,14 @@ def parse(
         node = fields.fields.get(key)
         if node is not None and not (isinstance(node, Scalar) and node.kind == "nothing"):
             values[key] = read(key, node)
-    for key, why in _LATER.items():
-        if values.pop(key, ()):
-            line = fields.lines[key]
-            raise TaskFileError(f"`{key}` is not supported yet: {why}; remove line {line}", line=line)
     try:
         values["images"] = attach(values.get("images", ()))
     except AttachmentRefused as error:
         raise TaskFileError(f"`images`: {error}", line=fields.lines.get("images")) from None
+    if values.get("schedule") and values.get("after"):
+        raise TaskFileError(
+            "a scheduled task comes after no others: leave `after` or `schedule` out", line=fields.lines["after"]
+        )
     values["limits"] = _limits(fields, values["limits"], default_limits or Limits())
     values["repo"] = _repo(values.get("repo"), fields, default_repo, base_dir)
     text = body.strip()
@@ -253,6 +255,30 @@ def _id(key: str, node: Node) -> str:
     return node.text
 
 
+def _after(key: str, node: Node) -> tuple[str, ...]:
+    items = node.items if isinstance(node, Listing) else (node,)
+    # An id such as 20310504 is a number to YAML.
+    texts = [
+        Scalar(one.line, one.text, "text") if isinstance(one, Scalar) and one.kind == "number" else one for one in items
+    ]
+    names = _texts("a list of ids or names of tasks as text, such as `after: [nightly]`")(
+        key, Listing(node.line, tuple(texts))
+    )
+    for name in names:
+        if not _SLUG.fullmatch(name):
+            raise TaskFileError(f"`{key}`: {_clean(name, 80)!r} is no id and no name of a task", line=node.line)
+    return tuple(dict.fromkeys(names))
+
+
+def _schedule(key: str, node: Node) -> str:
+    text = " ".join(_one_line(f"the text of a schedule, {SCHEDULE_HINT}")(key, node).split())
+    try:
+        parse_schedule(text)
+    except ValueError as error:
+        raise TaskFileError(f"`{key}`: {error}", line=node.line) from None
+    return text
+
+
 def _number(key: str, node: Node, wanted: str, *, whole: bool) -> float | int:
     if not isinstance(node, Scalar) or node.kind != "number":
         raise _wrong(key, node, wanted)
@@ -287,6 +313,7 @@ def _deliver(key: str, node: Node) -> Literal["branch", "patch"]:
 _NETWORK = "`true` or a list of hosts and groups as text, such as `network: [pip, files.example.org]`"
 _LIMITS = {
     "minutes": (False, "a number of minutes above 0, at most a week, such as `minutes: 90`"),
+    "wall_minutes": (False, "a number of minutes above 0, at most a year, such as `wall_minutes: 600`"),
     "tokens": (True, "a whole number of tokens from 1, such as `tokens: 2000000`"),
     "attempts": (True, "a whole number from 1 to 50, such as `attempts: 3`"),
 }
@@ -387,14 +414,9 @@ _READERS: dict[str, Callable[[str, Node], Any]] = {
     "setup": _texts('a list of commands, such as `setup: ["npm ci"]`'),
     "limits": _limit_values,
     "network": _network,
-    "after": _texts("a list of task ids as text, such as `after: [nightly]`"),
+    "after": _after,
     "deliver": _deliver,
     "images": _texts("a list of image files as text, such as `images: [screenshot.png]`"),
-    "schedule": _one_line("the text of a schedule, such as `schedule: daily 03:00`"),
+    "schedule": _schedule,
     "id": _id,
-}
-
-_LATER = {
-    "after": "tasks do not wait for each other; drop this one when the other has ended",
-    "schedule": "a task starts when it is dropped; let cron or a systemd timer drop the file",
 }

@@ -14,6 +14,7 @@ from nightcrew.events import (
     AttemptStarted,
     CandidateTried,
     ChecksRan,
+    Continued,
     ConversationOpened,
     Decided,
     Delivered,
@@ -21,8 +22,10 @@ from nightcrew.events import (
     MessageAdded,
     ModelReplied,
     NetworkUsed,
+    Paused,
     PlanWritten,
     Recorded,
+    Resumed,
     TaskClaimed,
     TaskEnded,
     TaskRevised,
@@ -86,6 +89,11 @@ class TaskRecord:
     """Work over all claims, each from its claim to its last event: what counts against `limits.minutes`."""
     waiting: str = ""
     """Reason of the last `Waiting` event, empty when anything followed it."""
+    paused: Paused | None = None
+    """Who holds it, None when nobody does."""
+    continued: Continued | None = None
+    """Where it began, when that is a step of an earlier task."""
+    retry_of: str | None = None
     asked: ApprovalAsked | None = None
     """What a person was asked about last."""
     decided: Decided | None = None
@@ -156,6 +164,8 @@ def advance(record: TaskRecord, recorded: Recorded) -> None:
         record.openings[event.conversation] = event
     elif isinstance(event, ToolStarted):
         record.begun = event
+    elif isinstance(event, Paused | Resumed | Continued):
+        _steer(record, event)
     elif isinstance(event, MessageAdded | ModelReplied | ToolRan):
         _converse(record, event)
     else:
@@ -173,6 +183,7 @@ def _begin(recorded: Recorded) -> TaskRecord:
         request=event.request,
         name=event.name,
         origin=event.origin,
+        retry_of=event.retry_of,
         submitted_at=recorded.at,
         updated_at=recorded.at,
         seq=recorded.seq,
@@ -189,7 +200,9 @@ def _claim(record: TaskRecord, event: TaskClaimed, at: str) -> None:
 
 def _count_time(record: TaskRecord, event: Event, at: str) -> None:
     # A person may cancel a task hours after its worker died, or decide days later: that time is nobody's work.
-    persons = isinstance(event, Decided) or (isinstance(event, TaskEnded) and event.outcome is Outcome.CANCELLED)
+    persons = isinstance(event, Decided | Paused | Resumed) or (
+        isinstance(event, TaskEnded) and event.outcome is Outcome.CANCELLED
+    )
     if record.claimed_at is not None and not persons:
         # A wall clock that was set back must not give minutes back.
         this_claim = max(_seconds(record.claimed_at, at), record.active_seconds - record.earlier_seconds)
@@ -212,6 +225,13 @@ def _converse(record: TaskRecord, event: MessageAdded | ModelReplied | ToolRan) 
         record.tools_run.append(event)
         record.begun = None
         record.tree = event.tree or record.tree
+
+
+def _steer(record: TaskRecord, event: Paused | Resumed | Continued) -> None:
+    if isinstance(event, Continued):
+        record.continued, record.tree = event, event.tree
+    else:
+        record.paused = event if isinstance(event, Paused) and not event.queue else None
 
 
 def _work(record: TaskRecord, event: Event) -> None:
@@ -295,6 +315,8 @@ def view(
         patch_path=patch_path,
         attempts=len(record.attempts),
         usage=record.usage,
+        schedule=record.request.schedule,
+        retry_of=record.retry_of,
     )
 
 
@@ -302,6 +324,8 @@ def reason(record: TaskRecord) -> str:
     """Why the task ended as it did, or why it does not go on."""
     if record.ended:
         return record.ended.reason
+    if record.paused:
+        return f"paused by {record.paused.by}"
     if record.asked and record.waits_for_approval:
         return record.asked.problem or summarised(record.asked.concerns)
     return record.waiting
@@ -313,6 +337,10 @@ def natural_state(record: TaskRecord) -> TaskState:
         return TaskState.ENDED
     if record.waits_for_approval:
         return TaskState.WAITING
+    if record.paused:
+        return TaskState.PAUSED
+    if record.request.schedule is not None:
+        return TaskState.SCHEDULED
     return TaskState.RUNNING if record.claims else TaskState.QUEUED
 
 

@@ -1,7 +1,7 @@
 """The journal: one append-only table of events, with the queue as its projection, in one SQLite file.
 
-The key `(task, seq)` is the fence: an append at a number that is taken raises `Stale`, so a worker that lost its task
-learns so before it does harm. The table `task` is written in the same transaction as the event that changes it.
+The table `task` is written in the same transaction as the event that changes it; see `log` for events, `queue` for
+what is next.
 """
 
 from __future__ import annotations
@@ -10,50 +10,27 @@ import contextlib
 import logging
 from collections.abc import Callable, Collection, Generator, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from pydantic import ValidationError
-
-from nightcrew.errors import JournalCorrupt, JournalError, Stale
-from nightcrew.events import (
-    EVENT,
-    ApprovalAsked,
-    Decided,
-    Event,
-    Recorded,
-    TaskClaimed,
-    TaskEnded,
-    TaskRevised,
-    TaskSubmitted,
-)
+from nightcrew.errors import JournalCorrupt, NotPossible
+from nightcrew.events import Decided, Event, Paused, Recorded, Resumed, TaskClaimed, TaskRevised, TaskSubmitted
 from nightcrew.journal.database import Database
-from nightcrew.journal.fold import TaskRecord, advance, fold, view
+from nightcrew.journal.fold import TaskRecord, advance, fold
 from nightcrew.journal.ids import new_task_id, now, slug
 from nightcrew.journal.locks import RunLocks
-from nightcrew_tools.contract import NotWaiting, Outcome, TaskNotFound, TaskRequest, TaskState, TaskView
+from nightcrew.journal.log import Log, first_of
+from nightcrew.journal.order import refusal
+from nightcrew.journal.queue import Queue, Row, Spent, local_day
+from nightcrew.journal.retry import events_of_retry, request_of_retry
+from nightcrew.journal.schema import MIGRATIONS
+from nightcrew.journal.timetable import Timetable, next_slot
+from nightcrew.journal.views import Views
+from nightcrew_tools.contract import NotWaiting, Outcome, TaskRequest, TaskState, TaskView
 
 _log = logging.getLogger("nightcrew.journal")
-
-MIGRATIONS: dict[int, str] = {
-    1: """
-    CREATE TABLE event (
-      task TEXT NOT NULL, seq INTEGER NOT NULL, at TEXT NOT NULL, kind TEXT NOT NULL, body TEXT NOT NULL,
-      PRIMARY KEY (task, seq)
-    ) WITHOUT ROWID;
-    CREATE TABLE task (
-      id TEXT PRIMARY KEY NOT NULL, name TEXT NOT NULL UNIQUE, state TEXT NOT NULL, priority INTEGER NOT NULL,
-      submitted_at TEXT NOT NULL, seq INTEGER NOT NULL, worker TEXT, view TEXT NOT NULL
-    );
-    CREATE INDEX task_queue ON task (state, priority DESC, submitted_at, id);
-    CREATE INDEX task_age ON task (submitted_at, id);
-    CREATE TABLE signal (
-      task TEXT NOT NULL, kind TEXT NOT NULL, at TEXT NOT NULL, PRIMARY KEY (task, kind)
-    ) WITHOUT ROWID;
-    """,
-}
-"""By schema version: what leads there from the one before. Only ever added to."""
 
 
 @dataclass(frozen=True)
@@ -62,18 +39,12 @@ class Submission:
 
     request: TaskRequest
     origin: str
-    """`inbox:<file name>`, `cli`, `mcp`, `run`, `demo`."""
+    """`inbox:<file name>`, `cli`, `mcp`, `run`, `demo`, `schedule:<task>`, `retry`."""
     name_hint: str
     """Its slug becomes the task's name, followed by the id when another task has it."""
     task_id: str | None = None
     """The id when the request names none; a new one when this is None too."""
-
-
-@dataclass(frozen=True)
-class _Row:
-    state: TaskState
-    seq: int
-    worker: str | None
+    retry_of: str | None = None
 
 
 class Journal:
@@ -84,9 +55,10 @@ class Journal:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._observers: list[Callable[[Recorded], None]] = []
-        # Folds of the tasks that this object appends to, so that the projection reads nothing back.
-        self._live: dict[str, TaskRecord] = {}
+        self._queue = Queue(database)
+        self._events = Log(database, self._queue)
+        self._views = Views(database, self._queue)
+        self._timetable = Timetable(self._queue)
         self._damaged: set[str] = set()
 
     @classmethod
@@ -101,7 +73,7 @@ class Journal:
     def close(self) -> None:
         """Close the journal; a second call does nothing."""
         self._database.close()
-        self._live.clear()
+        self._events.forget()
 
     def __enter__(self) -> Self:
         return self
@@ -111,7 +83,7 @@ class Journal:
     ) -> None:
         self.close()
 
-    # --- writing
+    # --- submitting
 
     def submit(self, request: TaskRequest, *, origin: str, name_hint: str, task_id: str | None = None) -> Recorded:
         """Put a task into the queue and return its first event.
@@ -123,8 +95,8 @@ class Journal:
 
     def submit_many(self, submissions: Sequence[Submission]) -> list[Recorded]:
         """`submit` for each, in one transaction."""
-        with self._writing() as fresh:
-            return [self._submit(submission, fresh) for submission in submissions]
+        with self._events.writing():
+            return [self._submit(submission) for submission in submissions]
 
     def submit_claimed(
         self, submission: Submission, worker: str, *, locks: RunLocks | None = None
@@ -134,22 +106,72 @@ class Journal:
         Returns the id, and the record when this worker has the task now; None when it was there already and another
         has it, or had it.
         """
-        with self._claiming(locks) as take, self._writing() as fresh:
-            task = self._submit(submission, fresh).task
-            return task, self._claim(task, worker, take, fresh)
+        with self._claiming(locks) as take, self._events.writing():
+            task = self._submit(submission).task
+            return task, self._claim(task, worker, take)
+
+    def refuses(self, request: TaskRequest, *, name_hint: str) -> str | None:
+        """Why a task may not come after those that it names, None when it may: they wait for it in turn, or have ended
+        without a delivery."""
+        own = {request.id or "", slug(name_hint)} - {""}
+        return refusal(self._queue, self._views, request.after, own)
+
+    def retry(self, task: str, *, step: int | None = None) -> Recorded:
+        """A new task with the request of an ended one; with `step`, one that goes on where that step began.
+
+        Raises `NotPossible` when it has not ended or did not come so far, `TaskNotFound`.
+        """
+        with self._events.writing():
+            old = self._events.record(task)
+            events = events_of_retry(old, step)
+            submission = Submission(request_of_retry(old), "retry", old.name, retry_of=task)
+            recorded = self._submit(submission)
+            for event in events:
+                self._events.follow(recorded.task, event)
+            return recorded
+
+    def tend(self, moment: datetime | None = None) -> None:
+        """Submit what schedules have come due: of the slots that were missed, the last one. `moment` is now in UTC."""
+        moment = moment or datetime.now(UTC)
+        if not self._timetable.wants(moment):
+            return
+        with self._events.writing():
+            if self._timetable.went_back(moment):
+                self._queue.rank_anew(now())
+            for task, slot in self._timetable.due(moment, self._schedule_of):
+                record = self._events.record(task)
+                request = record.request.model_copy(update={"schedule": None, "id": None})
+                local = slot.astimezone()
+                hint = f"{record.name[:30]}-{local:%Y-%m-%d-%H%M}"
+                self._submit(Submission(request, f"schedule:{task}", hint, f"{task}-{slot:%Y%m%d-%H%M}"))
+
+    def _schedule_of(self, task: str) -> str | None:
+        try:
+            return self._events.record(task).request.schedule
+        except JournalCorrupt as error:
+            _log.error("%s; its schedule stands still", error)
+            self._queue.set_due(task, None)
+            return None
+
+    # --- working
 
     def revise(self, task: str, request: TaskRequest) -> bool:
         """Put another request in the place of what a task was submitted with.
 
         False, and nothing is written, when somebody has begun with it or it has ended. Raises `TaskNotFound`.
         """
-        with self._writing() as fresh:
-            row = self._row(task)
-            if row.state is not TaskState.QUEUED or fold(self.read(task)).claims:
+        with self._events.writing():
+            row = self._queue.row(task)
+            if row.worker is not None or row.state in (TaskState.RUNNING, TaskState.WAITING, TaskState.ENDED):
                 return False
-            revised = TaskRevised(request=request)
-            self._append(Recorded.model_construct(task=task, seq=row.seq + 1, at=now(), event=revised), fresh)
-            self._database.run("UPDATE task SET priority = ? WHERE id = ?", request.priority, task)
+            self._events.follow(task, TaskRevised(request=request))
+            self._queue.revise(task, request.priority, request.crew or "", request.repo, self._first_slot(request))
+            self._queue.forget_needs(task)
+            if row.state is not TaskState.PAUSED:
+                scheduled = request.schedule is not None
+                self._queue.set_state(task, TaskState.SCHEDULED if scheduled else TaskState.QUEUED)
+            if request.after:
+                self._put_after(self._queue.row(task), request.after)
             return True
 
     def append(self, task: str, seq: int, event: Event, *, at: str | None = None) -> Recorded:
@@ -158,25 +180,41 @@ class Journal:
         `at` is the time as `ids.now` writes it, which is the default. Raises `Stale` when the number is taken or the
         task has ended, `TaskNotFound` when there is no such task.
         """
-        recorded = Recorded.model_construct(task=task, seq=seq, at=at or now(), event=event)
-        with self._writing() as fresh:
-            self._append(recorded, fresh)
-        return recorded
+        with self._events.writing():
+            return self._events.append(task, seq, event, at=at or now())
 
-    def claim(self, worker: str, *, exclude: Collection[str] = (), locks: RunLocks | None = None) -> TaskRecord | None:
-        """Take the best queued task (priority, then age, then id) that is not in `exclude`; None when there is none.
+    def claim(
+        self,
+        worker: str,
+        *,
+        exclude: Collection[str] = (),
+        full: Collection[str] = (),
+        beside: Collection[tuple[str, str]] = (),
+        begun: bool = False,
+        locks: RunLocks | None = None,
+    ) -> TaskRecord | None:
+        """Take the best queued task that is not in `exclude`; None when there is none, or the queue is paused.
 
+        The best is the one with the smallest rank (see `queue`), of a crew that is not in `full`; what shares crew and
+        repository with one of `beside` comes a little earlier. With `begun`, only those that have run before.
         With `locks`, its run lock is taken in the same transaction, and a task that a living process still holds is
         passed over: there is no moment in which another process could think this worker dead. A task whose events
         cannot be read is logged and passed over.
         """
-        if not self._queued(exclude, 1):
+        passed_over = self._damaged.union(exclude)
+
+        def best(most: int) -> list[str]:
+            if begun:
+                return self._queue.begun(full, passed_over)
+            return self._queue.next(most, full=full, beside=beside, passed_over=passed_over)
+
+        if self.paused() or not best(1):
             return None  # an idle service asks often: that costs no write lock
-        with self._claiming(locks) as take, self._writing() as fresh:
+        with self._claiming(locks) as take, self._events.writing():
             for most in (8, -1):
-                for task in self._queued(exclude, most):
+                for task in best(most):
                     try:
-                        record = self._claim(task, worker, take, fresh)
+                        record = self._claim(task, worker, take)
                     except JournalCorrupt as error:
                         _log.error("%s; the other tasks go on", error)
                         self._damaged.add(task)
@@ -187,44 +225,107 @@ class Journal:
 
     def claim_task(self, task: str, worker: str, *, locks: RunLocks | None = None) -> TaskRecord | None:
         """Take this task; None when it is not queued, or a living process holds its lock. Raises `TaskNotFound`."""
-        with self._claiming(locks) as take, self._writing() as fresh:
-            return self._claim(task, worker, take, fresh)
+        with self._claiming(locks) as take, self._events.writing():
+            return self._claim(task, worker, take)
 
     def release(self, task: str, worker: str) -> None:
         """Queue a task again that this worker runs and gives up for now (the service stops); else do nothing."""
-        with self._writing():
-            row = self._row(task)
+        with self._events.writing():
+            row = self._queue.row(task)
             if row.state is TaskState.RUNNING and row.worker == worker:
-                self._set_state(task, TaskState.QUEUED)
+                self._queue.set_state(task, TaskState.QUEUED)
 
     def requeue_dead(self, is_alive: Callable[[str], bool]) -> list[str]:
         """Queue every running task again whose runner is dead, and return their ids. `is_alive` is asked by task id."""
-        with self._writing():
-            running = [row[0] for row in self._database.all("SELECT id FROM task WHERE state = ?", TaskState.RUNNING)]
-            dead = [task for task in running if not is_alive(task)]
+        with self._events.writing():
+            dead = [task for task in self._queue.in_state(TaskState.RUNNING) if not is_alive(task)]
             for task in dead:
-                self._set_state(task, TaskState.QUEUED)
+                self._queue.set_state(task, TaskState.QUEUED)
             return dead
+
+    # --- a person's word
 
     def request_cancel(self, task: str, *, reason: str = "cancelled by a person") -> TaskState:
         """Ask a task to stop and return its state now.
 
         A queued one ends here and at once; a running one is told by `cancel_requested`, and so is whoever takes up one
-        that waited for approval, since its report has to be written anew; an ended one stays as it is.
+        that waited for approval, since its report has to be written anew; an ended one stays as it is. What ends here
+        after it had begun is owed a report.
         """
-        with self._writing() as fresh:
-            row = self._row(task)
-            if row.state is TaskState.ENDED:
+        with self._events.writing():
+            row = self._queue.row(task)
+            match row.state:
+                case TaskState.ENDED:
+                    return row.state
+                case TaskState.RUNNING | TaskState.WAITING:
+                    self._queue.signal(task, "cancel", now())
+                    if row.state is TaskState.WAITING:
+                        self._queue.set_state(task, TaskState.QUEUED)
+                        return TaskState.QUEUED
+                    return row.state
+                case _:
+                    self._events.end_here(task, Outcome.CANCELLED, reason, report=row.worker is not None)
+                    return TaskState.ENDED
+
+    def cancel_requested(self, task: str) -> bool:
+        """Did someone ask this running task to stop?"""
+        return self._queue.signalled(task, "cancel")
+
+    def pause(self, task: str, *, by: str) -> TaskState:
+        """Hold a task until `resume` and return its state now; a running one is told by `pause_requested`.
+
+        Raises `NotPossible` where there is nothing to hold, `TaskNotFound`.
+        """
+        with self._events.writing():
+            row = self._queue.row(task)
+            match row.state:
+                case TaskState.PAUSED:
+                    return row.state
+                case TaskState.RUNNING:
+                    self._queue.signal(task, "pause", by)
+                    return row.state
+                case TaskState.ENDED | TaskState.WAITING:
+                    stands = "has ended" if row.state is TaskState.ENDED else "waits for approval"
+                    raise NotPossible(f"task {task} {stands}: there is nothing to pause")
+                case _:
+                    self._events.follow(task, Paused(by=by))
+                    return TaskState.PAUSED
+
+    def resume(self, task: str, *, by: str) -> TaskState:
+        """Let a paused task go on and return its state now. Raises `NotPossible` for one that is not paused."""
+        with self._events.writing():
+            row = self._queue.row(task)
+            if row.state is TaskState.RUNNING and self._queue.signalled(task, "pause"):
+                self._queue.drop_signals(task, "pause")
                 return row.state
-            if row.state in (TaskState.RUNNING, TaskState.WAITING):
-                self._database.run("INSERT OR IGNORE INTO signal VALUES (?, 'cancel', ?)", task, now())
-                if row.state is TaskState.WAITING:
-                    self._set_state(task, TaskState.QUEUED)
-                    return TaskState.QUEUED
-                return row.state
-            ended = TaskEnded(outcome=Outcome.CANCELLED, reason=reason)
-            self._append(Recorded.model_construct(task=task, seq=row.seq + 1, at=now(), event=ended), fresh)
-            return TaskState.ENDED
+            if row.state is not TaskState.PAUSED:
+                raise NotPossible(f"task {task} is not paused: it is {row.state}{self._and_all()}")
+            self._events.follow(task, Resumed(by=by))
+            if (text := self._events.record(task).request.schedule) is not None:
+                self._queue.set_due(task, next_slot(text, datetime.now(UTC)))  # what it missed is not made up for
+            return self._queue.row(task).state
+
+    def _and_all(self) -> str:
+        return "; the whole queue is paused: `nightcrew resume --all`" if self.paused() else ""
+
+    def pause_requested(self, task: str) -> str | None:
+        """Who asked for this running task to be held, None when nobody did."""
+        return self._queue.signalled_by(task, "pause")
+
+    def pause_all(self, *, by: str) -> None:
+        """Let no task begin or go on until `resume_all`, over restarts too."""
+        with self._events.writing():
+            if self._queue.setting("paused") is None:
+                self._queue.set("paused", by)
+
+    def resume_all(self) -> None:
+        """End `pause_all`; single tasks that are paused stay so."""
+        with self._events.writing():
+            self._queue.set("paused", None)
+
+    def paused(self) -> str | None:
+        """Who holds the whole queue, None when nobody does."""
+        return self._queue.setting("paused")
 
     def decide(self, task: str, decided: Decided) -> bool:
         """Journal a person's word about a task that waits for approval, and queue it to be carried out.
@@ -232,70 +333,40 @@ class Journal:
         False, and nothing is written, when the same was decided before. Raises `NotWaiting` when there is nothing to
         decide, `TaskNotFound`.
         """
-        with self._writing() as fresh:
-            row = self._row(task)
-            if row.state is not TaskState.WAITING:
+        with self._events.writing():
+            if self._queue.row(task).state is not TaskState.WAITING:
                 before = self.record(task).decided
                 if before is not None and before.approved == decided.approved:
                     return False
                 raise NotWaiting(_not_waiting(task, self.view(task), before))
-            self._append(Recorded.model_construct(task=task, seq=row.seq + 1, at=now(), event=decided), fresh)
+            self._events.follow(task, decided)
             return True
 
     # --- reading
-
-    def cancel_requested(self, task: str) -> bool:
-        """Did someone ask this running task to stop?"""
-        return bool(self._database.all("SELECT 1 FROM signal WHERE task = ? AND kind = 'cancel'", task))
 
     def read(self, task: str, after: int = 0) -> list[Recorded]:
         """The task's events with a number above `after`, in order; empty for an unknown task.
 
         Raises `JournalCorrupt` when one cannot be read.
         """
-        rows = self._database.all(
-            "SELECT seq, at, body FROM event WHERE task = ? AND seq > ? ORDER BY seq", task, after
-        )
-        return [_recorded(task, *row) for row in rows]
+        return self._events.read(task, after)
 
     def readable(self, task: str, after: int = 0) -> tuple[list[Recorded], str]:
         """Like `read`, but up to the first event that cannot be read, with what is wrong with that one; empty when all
         can be."""
-        events: list[Recorded] = []
-        rows = self._database.all(
-            "SELECT seq, at, body FROM event WHERE task = ? AND seq > ? ORDER BY seq", task, after
-        )
-        for row in rows:
-            try:
-                events.append(_recorded(task, *row))
-            except JournalCorrupt as error:
-                return events, str(error)
-        return events, ""
+        return self._events.readable(task, after)
 
     def record(self, task: str) -> TaskRecord:
         """The fold of the task's events. Raises `TaskNotFound`."""
-        events = self.read(task)
-        if not events:
-            raise _unknown(task)
-        return fold(events)
+        return self._events.record(task)
 
     def view(self, task: str) -> TaskView:
         """The task as others see it, without the paths of result files. Raises `TaskNotFound`."""
-        rows = self._database.all("SELECT state, view FROM task WHERE id = ?", task)
-        if not rows:
-            raise _unknown(task)
-        return _view(*rows[0])
+        return self._views.one(task)
 
     def tasks(self, states: Collection[TaskState] | None = None, limit: int | None = None) -> list[TaskView]:
         """Views of all tasks, or of those in these states, newest first; without the paths of result files."""
-        wanted = tuple(TaskState) if states is None else tuple(states)
-        rows = self._database.all(
-            f"SELECT state, view FROM task WHERE state IN ({', '.join('?' * len(wanted))}) "  # noqa: S608 - only marks
-            "ORDER BY submitted_at DESC, id DESC LIMIT ?",
-            *wanted,
-            -1 if limit is None else limit,
-        )
-        return [_view(*row) for row in rows]
+        return self._views.several(states, limit)
 
     def counts(self) -> dict[TaskState, int]:
         """How many tasks there are in each state that is not the end; a state without any may be missing."""
@@ -307,20 +378,24 @@ class Journal:
 
     def find(self, prefix: str) -> list[str]:
         """Ids of the tasks that are meant: the one with this id or name, else all whose id begins so, in order."""
-        rows = self._database.all("SELECT id FROM task WHERE id = ?", prefix)
-        rows = rows or self._database.all("SELECT id FROM task WHERE name = ?", prefix)
-        if not rows and prefix:
-            end = prefix + "\U0010ffff"
-            rows = self._database.all("SELECT id FROM task WHERE id >= ? AND id < ? ORDER BY id", prefix, end)
-        return [row[0] for row in rows]
+        return self._queue.find(prefix)
 
     def decided(self) -> list[str]:
         """Queued tasks that had waited for approval, oldest first: there is little left to do for them."""
-        rows = self._database.all(
-            "SELECT id FROM task WHERE state = ? AND json_array_length(view, '$.concerns') > 0 ORDER BY submitted_at",
-            TaskState.QUEUED,
-        )
-        return [row[0] for row in rows if row[0] not in self._damaged]
+        return [task for task in self._queue.decided() if task not in self._damaged]
+
+    def owed(self) -> list[str]:
+        """Tasks that ended while nobody ran them, and whose report somebody has to write: see `paid`."""
+        return self._queue.owed()
+
+    def paid(self, task: str) -> None:
+        """The report of a task in `owed` is there."""
+        with self._events.writing():
+            self._queue.pay(task)
+
+    def spent(self, at: str) -> Spent:
+        """What all tasks used on the local day of a time."""
+        return self._queue.spent(local_day(at))
 
     def data_version(self) -> int:
         """A number that changes when another connection has written: the cheap way to ask whether to look again."""
@@ -331,32 +406,47 @@ class Journal:
 
         The callback must not raise: the event stands whatever it does.
         """
-        self._observers.append(callback)
-        return lambda: self._observers.remove(callback) if callback in self._observers else None
+        observers = self._events.observers
+        observers.append(callback)
+        return lambda: observers.remove(callback) if callback in observers else None
 
     # --- inside a transaction
 
-    def _submit(self, submission: Submission, fresh: list[Recorded]) -> Recorded:
-        given = submission.request.id or submission.task_id
-        rows = self._database.all("SELECT seq, at, body FROM event WHERE task = ? AND seq = 1", given) if given else []
-        if given and rows:
-            return _recorded(given, *rows[0])
+    def _submit(self, submission: Submission) -> Recorded:
+        request = submission.request
+        given = request.id or submission.task_id
+        there = self._events.read(given, most=1) if given else []
+        if given and there:
+            self._mark_reuse(given, first_of(there), request)
+            return there[0]
         task = given or self._free_id()
         name = self._free_name(submission.name_hint, task)
-        event = TaskSubmitted(request=submission.request, name=name, origin=submission.origin)
-        recorded = Recorded.model_construct(task=task, seq=1, at=now(), event=event)
-        self._insert(recorded)
-        self._database.run(
-            "INSERT INTO task VALUES (?, ?, ?, ?, ?, 1, NULL, ?)",
-            task,
-            name,
-            TaskState.QUEUED,
-            submission.request.priority,
-            recorded.at,
-            view(fold([recorded])).model_dump_json(),
-        )
-        fresh.append(recorded)
+        event = TaskSubmitted(request=request, name=name, origin=submission.origin, retry_of=submission.retry_of)
+        state = TaskState.QUEUED if request.schedule is None else TaskState.SCHEDULED
+        recorded = self._events.begin(task, event, state, self._first_slot(request))
+        if request.after:
+            self._put_after(self._queue.row(task), request.after)
         return recorded
+
+    def _first_slot(self, request: TaskRequest) -> str | None:
+        return None if request.schedule is None else next_slot(request.schedule, datetime.now(UTC))
+
+    def _mark_reuse(self, task: str, before: TaskSubmitted, request: TaskRequest) -> None:
+        if request.id is not None and (before.request.text, before.request.repo) != (request.text, request.repo):
+            _log.warning("the id %s was used again for something else: the task that has it stays as it is", task)
+            self._queue.signal(task, "reused", now())
+
+    def _put_after(self, task: Row, after: Sequence[str]) -> None:
+        """Have a task that has not begun wait for others; end it where that could never come to an end."""
+        if (why := refusal(self._queue, self._views, after, {task.id, task.name})) is not None:
+            self._events.end_here(task.id, Outcome.FAILED, why, report=True)
+            return
+        for key in after:
+            row = self._queue.called(key)
+            if row is None or row.state is not TaskState.ENDED:
+                self._queue.add_need(task.id, key if row is None else row.id)
+        if task.state is not TaskState.PAUSED:
+            self._queue.set_state(task.id, self._events.ready(task.id))
 
     def _free_id(self) -> str:
         task = new_task_id()
@@ -369,94 +459,17 @@ class Journal:
         candidates = (base, f"{base}-{task}", *(f"{base}-{task}-{number}" for number in range(2, 100)))
         return next(name for name in candidates if not self._database.all("SELECT 1 FROM task WHERE name = ?", name))
 
-    def _claim(self, task: str, worker: str, take: Callable[[str], bool], fresh: list[Recorded]) -> TaskRecord | None:
-        row = self._row(task)
+    def _claim(self, task: str, worker: str, take: Callable[[str], bool]) -> TaskRecord | None:
+        row = self._queue.row(task)
         if row.state is not TaskState.QUEUED:
             return None
         events = self.read(task)
         record = fold(events)  # before anything is written: a damaged task is found out here
         if not take(task):
             return None
-        self._live[task] = fold(events)  # another one: the worker keeps and advances its own
-        recorded = Recorded.model_construct(task=task, seq=row.seq + 1, at=now(), event=TaskClaimed(worker=worker))
-        self._append(recorded, fresh)
-        advance(record, recorded)
+        self._events.remember(fold(events))  # another one: the worker keeps and advances its own
+        advance(record, self._events.append(task, row.seq + 1, TaskClaimed(worker=worker), at=now()))
         return record
-
-    def _append(self, recorded: Recorded, fresh: list[Recorded]) -> None:
-        task, seq = recorded.task, recorded.seq
-        row = self._row(task)
-        if row.state is TaskState.ENDED:
-            raise Stale(f"task {task} has ended")
-        if seq <= row.seq:
-            raise Stale(f"task {task} has its event {seq} already: another worker runs it")
-        if seq > row.seq + 1:
-            raise JournalError(f"task {task}: event {seq} cannot follow event {row.seq}")
-        self._insert(recorded)
-        record = self._advanced(recorded)
-        state = _state_after(recorded.event, row.state)
-        stored = view(record, state=state).model_dump_json()
-        self._database.run(
-            "UPDATE task SET state = ?, seq = ?, worker = ?, view = ? WHERE id = ?",
-            state,
-            seq,
-            record.worker,
-            stored,
-            task,
-        )
-        if state is TaskState.ENDED:
-            self._live.pop(task, None)
-            self._database.run("DELETE FROM signal WHERE task = ?", task)
-        fresh.append(recorded)
-
-    def _advanced(self, recorded: Recorded) -> TaskRecord:
-        """The task's fold after this event, which is in the table already."""
-        record = self._live.get(recorded.task)
-        if record is not None and record.seq == recorded.seq - 1:
-            advance(record, recorded)
-        else:
-            record = self._live[recorded.task] = fold(self.read(recorded.task))
-        return record
-
-    def _insert(self, recorded: Recorded) -> None:
-        event = recorded.event
-        body = event.model_dump_json()
-        self._database.run(
-            "INSERT INTO event VALUES (?, ?, ?, ?, ?)", recorded.task, recorded.seq, recorded.at, event.kind, body
-        )
-
-    def _queued(self, exclude: Collection[str], most: int) -> list[str]:
-        passed_over = self._damaged.union(exclude)
-        rows = self._database.all(
-            "SELECT id FROM task WHERE state = ? ORDER BY priority DESC, submitted_at, id LIMIT ?",
-            TaskState.QUEUED,
-            most if most < 0 else most + len(passed_over),
-        )
-        return [row[0] for row in rows if row[0] not in passed_over]
-
-    def _row(self, task: str) -> _Row:
-        rows = self._database.all("SELECT state, seq, worker FROM task WHERE id = ?", task)
-        if not rows:
-            raise _unknown(task)
-        state, seq, worker = rows[0]
-        return _Row(TaskState(state), seq, worker)
-
-    def _set_state(self, task: str, state: TaskState) -> None:
-        self._database.run("UPDATE task SET state = ? WHERE id = ?", state, task)
-
-    @contextlib.contextmanager
-    def _writing(self) -> Generator[list[Recorded]]:
-        """A transaction; what is put into the list is told to the observers once it is on the disk."""
-        fresh: list[Recorded] = []
-        try:
-            with self._database.transaction():
-                yield fresh
-        except BaseException:
-            self._live.clear()  # they may be ahead of what is on the disk
-            raise
-        for recorded in fresh:
-            for callback in tuple(self._observers):
-                callback(recorded)
 
     @contextlib.contextmanager
     def _claiming(self, locks: RunLocks | None) -> Generator[Callable[[str], bool]]:
@@ -480,39 +493,7 @@ class Journal:
             raise
 
 
-def _state_after(event: Event, before: TaskState) -> TaskState:
-    if isinstance(event, TaskClaimed):
-        return TaskState.RUNNING
-    if isinstance(event, ApprovalAsked):
-        return TaskState.WAITING
-    if isinstance(event, Decided):
-        return TaskState.QUEUED
-    return TaskState.ENDED if isinstance(event, TaskEnded) else before
-
-
 def _not_waiting(task: str, view: TaskView, before: Decided | None) -> str:
     if before is not None:
         return f"task {task} was {'approved' if before.approved else 'rejected'} by {before.by} already"
     return f"task {task} does not wait for approval: it {'was' if view.outcome else 'is'} {view.outcome or view.state}"
-
-
-def _unknown(task: str) -> TaskNotFound:
-    return TaskNotFound(f"no task has the id {task!r}; `nightcrew list` shows all")
-
-
-def _recorded(task: str, seq: int, at: str, body: str) -> Recorded:
-    try:
-        return Recorded.model_construct(task=task, seq=seq, at=at, event=EVENT.validate_json(body))
-    except ValidationError as error:
-        raise JournalCorrupt(
-            f"task {task}: event {seq} cannot be read ({error.errors()[0]['msg']}); did a newer Nightcrew write it? "
-            "Install that version, or restore the journal from a backup"
-        ) from error
-
-
-def _view(state: str, stored: str) -> TaskView:
-    try:
-        found = TaskView.model_validate_json(stored)
-    except ValidationError as error:
-        raise JournalCorrupt(f"a task's stored view cannot be read ({error.errors()[0]['msg']})") from error
-    return found if found.state == state else found.model_copy(update={"state": TaskState(state), "activity": ""})

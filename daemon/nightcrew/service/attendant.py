@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from datetime import UTC, datetime
 from typing import Protocol
 
 from nightcrew.config import Config
-from nightcrew.delivery import as_after, write_results
+from nightcrew.delivery import as_after, result_paths, write_results
 from nightcrew.errors import EndpointDown, JournalUnavailable, NightcrewError, Stale
-from nightcrew.events import Recorded, TaskClaimed, TaskEnded, Waiting
+from nightcrew.events import Paused, Recorded, TaskClaimed, TaskEnded, Waiting
 from nightcrew.journal import Journal
 from nightcrew.journal.fold import TaskRecord
 from nightcrew.journal.health import storage_error
@@ -99,6 +99,23 @@ class Attendant:
         except Stale:
             log.info("task %s was taken over", task)
 
+    def hold(self, task: str, paused: Paused) -> None:
+        """Journal that a task, which was let go, stands paused. One that has come to its end meanwhile stays so."""
+        record = self._journal.record(task)
+        if record.ended is not None or record.waits_for_approval:
+            return
+        try:
+            self._journal.append(task, record.seq + 1, paused)
+        except Stale:
+            log.info("task %s was taken over", task)
+
+    async def report(self, task: str) -> None:
+        """Write the results of a task that ended while nobody ran it, with what it had done until then."""
+        try:
+            await write_owed(self._config, self._journal, task, self._worker.leave)
+        except (OSError, NightcrewError) as error:
+            log.warning("task %s: its report cannot be written: %s", task, error)
+
     def _wait(self, task: str, reason: str) -> None:
         record = self._journal.record(task)
         try:
@@ -107,6 +124,18 @@ class Attendant:
             log.info("task %s was taken over", task)
             return
         self._journal.release(task, self._name)
+
+
+async def write_owed(config: Config, journal: Journal, task: str, leave: Callable[[str], Awaitable[str]]) -> None:
+    """Write the results of a task in `Journal.owed`, and note that they are there. `leave` is a worker's.
+
+    Raises `OSError`, `JournalError`.
+    """
+    record = journal.record(task)
+    # One that waited for approval has a report, which says that it waits.
+    if record.asked is not None or not result_paths(config.outbox, record.name).markdown.exists():
+        write_results(config.outbox, record, await leave(task))
+    journal.paid(task)
 
 
 def _may_wait(record: TaskRecord, events: Sequence[Recorded]) -> bool:

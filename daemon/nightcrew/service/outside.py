@@ -47,7 +47,7 @@ class ServiceGateway(TaskGateway):
                 await validate(self._config, request)
             except NightcrewError as error:
                 raise TaskRefused(str(error)) from error
-            return await gateway.submit(request, origin=origin)
+            return await gateway.submit(request, origin=origin)  # a client cannot say `after`
 
     async def list(self) -> list[TaskView]:
         with self._journal() as gateway:

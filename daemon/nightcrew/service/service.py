@@ -17,14 +17,17 @@ import anyio
 from anyio.abc import TaskGroup
 
 from nightcrew.config import Config
-from nightcrew.errors import JournalUnavailable, NightcrewError
-from nightcrew.events import Recorded, TaskSubmitted
+from nightcrew.errors import JournalUnavailable, NightcrewError, TaskFileError
+from nightcrew.events import Paused, Recorded, TaskSubmitted
+from nightcrew.gateway import used_up
 from nightcrew.intake.inbox import Intake
 from nightcrew.journal import Journal, Submission
 from nightcrew.journal.fold import TaskRecord
 from nightcrew.journal.health import Health, refuse_in_trouble, storage_error
+from nightcrew.journal.ids import now
 from nightcrew.journal.locks import RunLocks, ServiceLock, private_directory
 from nightcrew.service.attendant import Attendant, OpenWorker, Say
+from nightcrew.service.capacity import Capacity
 from nightcrew.service.door import validate
 from nightcrew.service.herald import Herald
 from nightcrew.service.notify import Notifier
@@ -34,8 +37,10 @@ POLL_SECONDS = 0.25
 """How often the service asks whether another process wrote into the journal."""
 RESCUE_SECONDS = 5.0
 """How often it looks for tasks whose process died."""
-CANCEL_GRACE_SECONDS = 10.0
+CANCEL_GRACE_SECONDS = 1.0
 """A runner ends a cancelled task by itself; one that has not by then is cut off."""
+LOOK_SECONDS = 1.0
+"""How often it looks whether the clock alone allows something: a schedule, another day."""
 FIRST_RETRY_SECONDS = 5.0
 LAST_RETRY_SECONDS = 60.0
 
@@ -78,9 +83,15 @@ class Service:
         self._scope: anyio.CancelScope | None = None
         self._wake = anyio.Event()
         self._running: dict[str, anyio.CancelScope] = {}
+        self._requests: dict[str, TaskRequest] = {}
+        self._held: dict[str, Paused] = {}
+        """By running task that is being let go: what is journalled of it then."""
+        self._reporting: set[str] = set()
+        """Tasks whose reports, which were owed, are written or were tried to be: the next start tries again."""
         self._later: dict[str, tuple[float, float]] = {}
         """By task that waits for an endpoint: when to try again (monotonic), and how long it waited last."""
         self.health = Health(config, say)
+        self._capacity = Capacity(config)
         self.started = anyio.Event()
         self.stopping = False
 
@@ -98,6 +109,8 @@ class Service:
         """
         config = self._config
         make_home(config)
+        for url in self._capacity.idle_endpoints():
+            self._say(f"[endpoints] has a limit for {url}, which no crew talks to")
         with ExitStack() as stack:
             stack.enter_context(ServiceLock(config.home))
             journal = stack.enter_context(Journal.open(config.journal))
@@ -125,6 +138,8 @@ class Service:
                 if storage_error(error):  # no fault of the file
                     raise JournalUnavailable(str(error)) from error
                 raise
+            if why := journal.refuses(request, name_hint=request.id or ""):
+                raise TaskFileError(f"`after`: {why}")
 
         return Intake(self._config, journal, validate=check, on_reject=self._on_reject)
 
@@ -136,26 +151,37 @@ class Service:
             self._on_event(recorded)
 
     async def _dispatch(self, journal: Journal, locks: RunLocks, attendant: Attendant, group: TaskGroup) -> None:
-        """Start what may start, whenever something happened that could allow it."""
-        version = -1
+        """Start what may start, whenever something happened that could allow it, and write what reports are owed."""
         while True:
             self._wake = anyio.Event()
             self.herald.beat("dispatch", journal, self.health.trouble)
             good = self.health.good()
             try:
-                for record in self._claims(journal, locks) if good else ():
-                    self._running[record.id] = anyio.CancelScope()
-                    group.start_soon(self._attend, record, journal, locks, attendant)
+                if good:
+                    self._begin(journal, locks, attendant, group)
             except JournalUnavailable as error:
                 self.health.report(error)
                 good = False
-            version = journal.data_version()
+            version, look_at = journal.data_version(), time.monotonic() + LOOK_SECONDS
             while not self._wake.is_set() and journal.data_version() == version and not self._any_due():
                 self.herald.beat("dispatch", journal, self.health.trouble)
+                if time.monotonic() >= look_at:
+                    break
                 with anyio.move_on_after(POLL_SECONDS):
                     await self._wake.wait()
                 if self.health.good() and not good:
                     break
+
+    def _begin(self, journal: Journal, locks: RunLocks, attendant: Attendant, group: TaskGroup) -> None:
+        """Start what may start now, and write the reports that are owed."""
+        journal.tend()
+        for record in self._claims(journal, locks):
+            self._running[record.id] = anyio.CancelScope()
+            self._requests[record.id] = record.request
+            group.start_soon(self._attend, record, journal, locks, attendant)
+        for task in set(journal.owed()) - self._reporting:
+            self._reporting.add(task)
+            group.start_soon(attendant.report, task)
 
     def _claims(self, journal: Journal, locks: RunLocks) -> Iterator[TaskRecord]:
         """What may be started now. A task that a person has decided about waits for nobody's work to end."""
@@ -163,7 +189,15 @@ class Service:
             if (record := journal.claim_task(task, self._name, locks=locks)) is not None:
                 yield record
         while len(self._running) < self._config.concurrency:
-            record = journal.claim(self._name, exclude=self._not_yet(), locks=locks)
+            requests = [self._requests[task] for task in self._running]
+            record = journal.claim(
+                self._name,
+                exclude=self._not_yet(),
+                full=self._capacity.full(request.crew for request in requests),
+                beside={(request.crew or "", request.repo) for request in requests},
+                begun=bool(used_up(self._config.daily, journal.spent(now()))),
+                locks=locks,
+            )
             if record is None:
                 return
             yield record
@@ -175,8 +209,8 @@ class Service:
             with scope:
                 await attendant.attend(record, may_wait=True)
             if scope.cancelled_caught:
-                await attendant.end(task, Outcome.CANCELLED, "a person cancelled the task")
-            if journal.view(task).state in (TaskState.ENDED, TaskState.WAITING):
+                await self._let_go(task, journal, attendant)
+            if task in self._held or journal.view(task).state in (TaskState.ENDED, TaskState.WAITING):
                 self._later.pop(task, None)
             else:
                 self._postpone(task)  # it waits for an endpoint, or another worker has it
@@ -188,11 +222,20 @@ class Service:
             raise
         finally:
             locks.release(task)
-            del self._running[task]
+            self._held.pop(task, None)
+            del self._running[task], self._requests[task]
             self._wake.set()
 
+    async def _let_go(self, task: str, journal: Journal, attendant: Attendant) -> None:
+        """What becomes of a task that was cut off: it is paused, or it has been cancelled."""
+        if task not in self._held or journal.cancel_requested(task):
+            self._held.pop(task, None)
+            await attendant.end(task, Outcome.CANCELLED, "a person cancelled the task")
+        else:
+            attendant.hold(task, self._held[task])
+
     async def _look_after(self, journal: Journal, locks: RunLocks) -> None:
-        """Cut off runners that do not heed a cancel, and queue what a dead process left (`nightcrew run`, killed)."""
+        """Let go of what a person cancelled or paused, and queue what a dead process left (`nightcrew run`, killed)."""
         cancelled: dict[str, float] = {}
         rescue_at = time.monotonic() + RESCUE_SECONDS
         while True:
@@ -200,18 +243,28 @@ class Service:
             self.herald.beat("look after", journal, self.health.trouble)
             moment = time.monotonic()
             try:
-                for task, scope in tuple(self._running.items()):
-                    if (
-                        journal.cancel_requested(task)
-                        and moment - cancelled.setdefault(task, moment) > CANCEL_GRACE_SECONDS
-                    ):
-                        scope.cancel()
-                cancelled = {task: since for task, since in cancelled.items() if task in self._running}
+                self._heed(journal, cancelled)
                 if moment >= rescue_at and self.health.good():
                     rescue_at = moment + RESCUE_SECONDS
                     self._rescue(journal, locks)
             except JournalUnavailable as error:
                 self.health.report(error)
+
+    def _heed(self, journal: Journal, cancelled: dict[str, float]) -> None:
+        """Let go of what a person paused, and in the end of what was cancelled: `cancelled` is since when that is."""
+        moment, everything = time.monotonic(), journal.paused()
+        for task in cancelled.keys() - self._running.keys():
+            del cancelled[task]
+        for task, scope in tuple(self._running.items()):
+            if journal.cancel_requested(task):
+                if moment - cancelled.setdefault(task, moment) > CANCEL_GRACE_SECONDS:
+                    scope.cancel()
+            elif (by := journal.pause_requested(task)) is not None:
+                self._held[task] = Paused(by=by)
+                scope.cancel()
+            elif everything is not None:
+                self._held[task] = Paused(by=everything, queue=True)
+                scope.cancel()
 
     def _rescue(self, journal: Journal, locks: RunLocks) -> None:
         if any(view.id not in self._running for view in journal.tasks([TaskState.RUNNING])):
@@ -298,26 +351,34 @@ def _there_already(journal: Journal, task: str) -> TaskRecord:
 
 
 async def _until_cancelled(journal: Journal, attendant: Attendant, record: TaskRecord, say: Say) -> None:
+    task = record.id
     with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
         async with anyio.create_task_group() as group:
 
             async def heed() -> None:
                 async for number in signals:
-                    if journal.cancel_requested(record.id):
+                    if journal.cancel_requested(task):
                         os._exit(128 + number)
                     say("cancelling (once more to stop at once)")
-                    journal.request_cancel(record.id)
-                    group.start_soon(insist)
+                    journal.request_cancel(task)
 
             async def insist() -> None:
+                while not journal.cancel_requested(task):
+                    if journal.pause_requested(task) is not None:
+                        scope.cancel()
+                    await anyio.sleep(POLL_SECONDS)
                 await anyio.sleep(CANCEL_GRACE_SECONDS)
                 scope.cancel()
 
-            group.start_soon(heed)
             with anyio.CancelScope() as scope:
+                group.start_soon(heed)
+                group.start_soon(insist)
                 await attendant.attend(record, may_wait=False)
-            if scope.cancelled_caught:
-                await attendant.end(record.id, Outcome.CANCELLED, "a person cancelled the task")
+            by = journal.pause_requested(task)
+            if scope.cancelled_caught and by is not None and not journal.cancel_requested(task):
+                attendant.hold(task, Paused(by=by))
+            elif scope.cancelled_caught:
+                await attendant.end(task, Outcome.CANCELLED, "a person cancelled the task")
             group.cancel_scope.cancel()
 
 

@@ -25,6 +25,8 @@ _STAYS = {
     TaskState.QUEUED: "its task will go on",
     TaskState.RUNNING: "its task is running",
     TaskState.WAITING: "its task is waiting for approval",
+    TaskState.BLOCKED: "its task waits for other tasks",
+    TaskState.PAUSED: "its task is paused",
 }
 """Why a workspace is never removed while its task has not ended."""
 
