@@ -20,7 +20,7 @@ from hypothesis import HealthCheck, given, settings
 from fakes.event_sequences import journals
 from nightcrew.domain import Usage
 from nightcrew.errors import JournalBusy, JournalCorrupt, JournalError, Stale
-from nightcrew.events import MessageAdded, ModelReplied, Recorded, TaskClaimed, TaskEnded, ToolRan
+from nightcrew.events import MessageAdded, ModelReplied, Paused, Recorded, TaskClaimed, TaskEnded, ToolRan
 from nightcrew.journal import MIGRATIONS, Journal, Submission
 from nightcrew.journal.fold import advance, fold, view
 from nightcrew.journal.ids import new_task_id, slug
@@ -88,6 +88,7 @@ STATES = {
     "task_claimed": TaskState.RUNNING,
     "approval_asked": TaskState.WAITING,
     "decided": TaskState.QUEUED,
+    "resumed": TaskState.QUEUED,
     "task_ended": TaskState.ENDED,
 }
 
@@ -108,6 +109,8 @@ def test_any_sequence_of_events_survives_the_disk(path: Path, events: list[Recor
         state = TaskState.QUEUED
         for recorded in events:
             state = STATES.get(recorded.event.kind, state)
+            if isinstance(recorded.event, Paused):
+                state = TaskState.QUEUED if recorded.event.queue else TaskState.PAUSED
         assert reader.view(task) == view(record, state=state)
 
 
