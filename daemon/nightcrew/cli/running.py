@@ -118,7 +118,7 @@ def submit(
     else:
         assert task is not None
         asked = asked_in_file(task, config, repo=repo, crew=crew)
-    said = {"after": tuple(after or ()), "priority": priority, "schedule": schedule, "id": key}
+    said: dict[str, object] = {"after": tuple(after or ()), "priority": priority, "schedule": schedule, "id": key}
     asked = with_options(asked, said)
     if asked.request.schedule and wait:
         raise typer.BadParameter("a scheduled task has no end to wait for", param_hint="--wait")
