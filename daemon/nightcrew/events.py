@@ -251,6 +251,21 @@ class Continued(Frozen):
     """Worktree at the beginning of the step; None for the base's."""
 
 
+class Moved(Frozen):
+    """The task goes on elsewhere from here on, or came from elsewhere up to here."""
+
+    kind: Literal["moved"] = "moved"
+    to: Literal["away", "here"]
+    machine: str
+    """Where this was written."""
+    file: str
+    """Name of the file that it moved by."""
+    name: str = ""
+    """What its result files are called here, where the name it came with was taken."""
+    repo: str = ""
+    """Where its repository is on this machine, where that is another place."""
+
+
 class TaskEnded(Frozen):
     kind: Literal["task_ended"] = "task_ended"
     outcome: Outcome
@@ -281,6 +296,7 @@ Event = Annotated[
     | Paused
     | Resumed
     | Continued
+    | Moved
     | TaskEnded,
     Field(discriminator="kind"),
 ]

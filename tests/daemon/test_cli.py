@@ -48,6 +48,8 @@ COMMANDS = [
     "cancel",
     "journal",
     "replay",
+    "export",
+    "import",
     "approve",
     "reject",
     "doctor",

@@ -54,7 +54,7 @@ def test_what_a_model_wrote_cannot_move_the_cursor_or_forge_a_line(cli: Command,
         evil = MessageAdded(conversation="planner", message='{"content":"\x1b[2J\n    9  2026 task_ended \u202e"}')
         journal.append("running", journal.record("running").seq + 1, evil)
     shown = cli("journal", "running")
-    assert len(shown.out.splitlines()) == 9
+    assert len(shown.out.splitlines()) == 10
     assert "\x1b" not in shown.out
     assert "\u202e" not in shown.out
 

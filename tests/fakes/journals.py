@@ -28,6 +28,7 @@ from nightcrew.events import (
     Event,
     MessageAdded,
     ModelReplied,
+    Moved,
     NetworkUsed,
     Paused,
     PlanWritten,
@@ -172,6 +173,7 @@ def _task(journal: Journal, state: str) -> None:
         return
     revised = REQUEST.model_copy(update={"id": state})
     journal.append(task, 2, TaskRevised(request=revised))
+    _append(journal, task, Moved(to="here", machine="host", file="shop.tar", name="", repo="/srv/shop"))
     assert journal.claim_task(task, "host/1") is not None
     for event in BETWEEN[: 5 if state == "running" else None]:
         _append(journal, task, event)

@@ -109,6 +109,13 @@ echo "$commit" >/shadow/refs/nightcrew/checkpoint
 echo "commit $commit"
 """
 
+# The same tree on the same base is the same commit, on whatever machine and whenever.
+_NAMED = r"""
+git cat-file -e "$TREE^{tree}" || exit 3
+export GIT_AUTHOR_DATE="1970-01-01T00:00:00Z" GIT_COMMITTER_DATE="1970-01-01T00:00:00Z"
+commit=$(git commit-tree -p "$BASE" -m checkpoint "$TREE") && echo "commit $commit"
+"""
+
 _DIFF = r"""
 snapshot >/dev/null
 git diff-index -p -M --binary --cached "$BASE" | head -c "$LIMIT"
@@ -244,10 +251,16 @@ class Shadow:
         self._last = Checkpoint(commit, tree, answer.left_out)
         return self._last
 
+    async def commit_of(self, tree: str) -> str:
+        """A commit of a checkpoint's tree on the base. Raises `GitError` for a tree that is not known here."""
+        _check_name(tree)
+        answer = await self._run(_NAMED, "the commit of a checkpoint", missing=_no_tree(tree), TREE=tree)
+        return answer.name("commit")
+
     async def restore(self, tree: str) -> bool:
         """Make the worktree exactly this tree; ignored files stay. False where the clone's own `.git` is broken."""
         _check_name(tree)
-        answer = await self._run(_RESTORE, "restore", missing=f"there is no checkpoint with the tree {tree}", TREE=tree)
+        answer = await self._run(_RESTORE, "restore", missing=_no_tree(tree), TREE=tree)
         return "broken" not in answer.lines
 
     async def ignore_new(self) -> None:
@@ -328,6 +341,10 @@ def _checked(result: Captured, what: str, missing: str) -> Captured:
         said = result.stderr.strip()[-1000:]
         raise GitError(f"{what} failed in the box ({how}): {said}", exit_code=result.exit_code, stderr=said)
     return result
+
+
+def _no_tree(tree: str) -> str:
+    return f"there is no checkpoint with the tree {tree}"
 
 
 def _check_name(name: str) -> None:

@@ -406,6 +406,34 @@ class Workspace:
         base = Base(self.base_commit, self.base_tree)
         return await look_again(self._workspaces.git, self._depot, commit, base)
 
+    async def set_out(self, tree: str) -> str:
+        """A checkpoint's tree as a commit in the depot, so that it can be packed for another machine.
+
+        It is checked as a result is: raises `HarvestRefused` for what could not be taken in over there.
+        """
+        async with self._lock:
+            commit = await self._shadow.commit_of(tree)
+        await self.harvest(commit)
+        return commit
+
+    async def pack(self, commit: str, pack: int) -> None:
+        """Write what a commit of the depot has beyond the base to a file descriptor. Raises `GitError`."""
+        argv = ("pack-objects", "--revs", "--stdout", "--quiet", "--delta-base-offset")
+        wanted = f"{commit}\n^{self.base_commit}\n".encode()
+        await self._workspaces.git.run(*argv, git_dir=self._depot, stdin=wanted, stdout=pack, seconds=600)
+
+    async def take_up(self, pack: int, commit: str) -> None:
+        """Take a pack of another machine into the depot, checked as what comes out of a box is.
+
+        Raises `HarvestRefused`: nothing has come in then.
+        """
+        if not SHA.match(commit):
+            raise ValueError(f"{commit!r} is not an object name")
+        incoming = self._folder / f"incoming-{secrets.token_hex(6)}"
+        base = Base(self.base_commit, self.base_tree)
+        async with self._lock:
+            await take_in(self._workspaces.git, self._depot, pack, incoming, commit, base)
+
     async def hooks_folder(self) -> str:
         """Where in its worktree the source keeps its hooks (`core.hooksPath` of its own configuration); empty for none.
 

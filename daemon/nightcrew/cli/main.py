@@ -7,7 +7,21 @@ from typing import Annotated
 
 import typer
 
-from nightcrew.cli import crew, deciding, demo, doctor, holding, journal, mcp, models, replay, running, tasks, up
+from nightcrew.cli import (
+    crew,
+    deciding,
+    demo,
+    doctor,
+    holding,
+    journal,
+    mcp,
+    models,
+    moving,
+    replay,
+    running,
+    tasks,
+    up,
+)
 from nightcrew.cli.output import HelpFlag, examples, say
 
 _HELP = """A headless crew of local models that turns dropped task files into verified git branches.
@@ -59,6 +73,7 @@ holding.register(app)
 deciding.register(app)
 journal.register(app)
 replay.register(app)
+moving.register(app)
 doctor.register(app)
 demo.register(app)
 models.register(app)

@@ -126,6 +126,13 @@ class _Named:
         return pictures(heads, [head.path for head in heads]) if heads else ()
 
 
+def absolute_repo(repo: str) -> str:
+    """What was typed as a repository: a URL as it is, a path from where the person stands. Raises `TaskFileError`."""
+    from nightcrew.intake.taskfile import parse
+
+    return parse(b"-", name="-", default_repo=repo, base_dir=Path.cwd()).repo
+
+
 def _read(path: str) -> tuple[bytes, str, Path]:
     from nightcrew.errors import TaskFileError
     from nightcrew.intake.taskfile import MAX_BYTES
@@ -158,7 +165,7 @@ def _parse(
     from nightcrew.intake.taskfile import nothing_attached, parse
 
     # A path on the command line is meant from where the person stands, one in a file from where the file lies.
-    given = None if repo is None else parse(b"-", name="-", default_repo=repo, base_dir=Path.cwd()).repo
+    given = None if repo is None else absolute_repo(repo)
     try:
         request = parse(
             data,

@@ -21,6 +21,7 @@ from nightcrew.events import (
     Event,
     MessageAdded,
     ModelReplied,
+    Moved,
     NetworkUsed,
     Paused,
     PlanWritten,
@@ -99,6 +100,8 @@ class TaskRecord:
     decided: Decided | None = None
     """The answer to it."""
     decided_at: str | None = None
+    moved: Moved | None = None
+    """The last time that it left a machine, or came to one."""
     delivered: Delivered | None = None
     ended: TaskEnded | None = None
     begun: ToolStarted | None = None
@@ -164,7 +167,7 @@ def advance(record: TaskRecord, recorded: Recorded) -> None:
         record.openings[event.conversation] = event
     elif isinstance(event, ToolStarted):
         record.begun = event
-    elif isinstance(event, Paused | Resumed | Continued):
+    elif isinstance(event, Paused | Resumed | Continued | Moved):
         _steer(record, event)
     elif isinstance(event, MessageAdded | ModelReplied | ToolRan):
         _converse(record, event)
@@ -200,7 +203,7 @@ def _claim(record: TaskRecord, event: TaskClaimed, at: str) -> None:
 
 def _count_time(record: TaskRecord, event: Event, at: str) -> None:
     # A person may cancel a task hours after its worker died, or decide days later: that time is nobody's work.
-    persons = isinstance(event, Decided | Paused | Resumed) or (
+    persons = isinstance(event, Decided | Moved | Paused | Resumed) or (
         isinstance(event, TaskEnded) and event.outcome is Outcome.CANCELLED
     )
     if record.claimed_at is not None and not persons:
@@ -216,6 +219,15 @@ def _seconds(start: str, end: str) -> float:
         raise JournalCorrupt(f"a time in the journal cannot be read: {start!r} or {end!r}") from error
 
 
+def _move(record: TaskRecord, event: Moved) -> None:
+    record.moved = event
+    record.name = event.name or record.name
+    if event.repo:
+        record.request = record.request.model_copy(update={"repo": event.repo})
+    if event.to == "here":  # over there nobody works on it any longer
+        record.earlier_seconds, record.claimed_at = record.active_seconds, None
+
+
 def _converse(record: TaskRecord, event: MessageAdded | ModelReplied | ToolRan) -> None:
     record.conversations.setdefault(event.conversation, []).append(event.message)
     if isinstance(event, ModelReplied):
@@ -227,8 +239,10 @@ def _converse(record: TaskRecord, event: MessageAdded | ModelReplied | ToolRan) 
         record.tree = event.tree or record.tree
 
 
-def _steer(record: TaskRecord, event: Paused | Resumed | Continued) -> None:
-    if isinstance(event, Continued):
+def _steer(record: TaskRecord, event: Paused | Resumed | Continued | Moved) -> None:
+    if isinstance(event, Moved):
+        _move(record, event)
+    elif isinstance(event, Continued):
         record.continued, record.tree = event, event.tree
     else:
         record.paused = event if isinstance(event, Paused) and not event.queue else None

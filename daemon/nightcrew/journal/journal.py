@@ -22,6 +22,7 @@ from nightcrew.journal.fold import TaskRecord, advance, fold
 from nightcrew.journal.ids import new_task_id, now, slug
 from nightcrew.journal.locks import RunLocks
 from nightcrew.journal.log import Log, first_of
+from nightcrew.journal.moving import Moving
 from nightcrew.journal.order import refusal
 from nightcrew.journal.queue import Queue, Row, Spent, local_day
 from nightcrew.journal.retry import events_of_retry, request_of_retry
@@ -59,6 +60,8 @@ class Journal:
         self._events = Log(database, self._queue)
         self._views = Views(database, self._queue)
         self._timetable = Timetable(self._queue)
+        self.moving = Moving(self._queue, self._events)
+        """From one machine to another."""
         self._damaged: set[str] = set()
 
     @classmethod

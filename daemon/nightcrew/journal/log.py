@@ -94,7 +94,7 @@ class Log:
     def begin(self, task: str, event: TaskSubmitted, state: TaskState, due: str | None) -> Recorded:
         """The first event of a task that is new."""
         recorded = Recorded.model_construct(task=task, seq=1, at=now(), event=event)
-        self._insert(recorded)
+        self.insert(recorded)
         request = event.request
         stored = view(fold([recorded])).model_dump_json()
         self._queue.insert(
@@ -169,7 +169,7 @@ class Log:
         if record is None or record.seq != row.seq:
             record = self._live[task] = self.record(task)
         tokens, seconds = _tokens(record), record.active_seconds
-        self._insert(recorded)
+        self.insert(recorded)
         advance(record, recorded)
         began = isinstance(event, TaskClaimed) and record.claims == 1
         self._queue.spend(recorded.at, _tokens(record) - tokens, record.active_seconds - seconds, int(began))
@@ -201,7 +201,8 @@ class Log:
             case _:
                 return before
 
-    def _insert(self, recorded: Recorded) -> None:
+    def insert(self, recorded: Recorded) -> None:
+        """Write the row of an event, and nothing that follows from it."""
         event = recorded.event
         body = event.model_dump_json()
         self._database.run(

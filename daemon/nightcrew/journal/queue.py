@@ -67,6 +67,10 @@ class Queue:
             raise unknown(task)
         return _row(*rows[0])
 
+    def known(self, task: str) -> bool:
+        """Whether a task has this id, or had it."""
+        return bool(self._database.all("SELECT 1 FROM task WHERE id = ?", task))
+
     def called(self, key: str) -> Row | None:
         """The task with this id, or else with this name."""
         rows = self._database.all("SELECT id, name, state, seq, worker FROM task WHERE id = ?", key)
