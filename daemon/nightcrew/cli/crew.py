@@ -11,6 +11,8 @@ from nightcrew.cli.crew_choice import NameArgument, chosen
 from nightcrew.cli.output import HelpFlag, JsonFlag, emit, examples, out
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from nightcrew.config import CrewSettings
     from nightcrew.crew.files import CrewFile
 
@@ -42,11 +44,11 @@ def register(parent: typer.Typer) -> None:
 def list_crews(json: JsonFlag = False) -> None:
     """List the built-in crews, a person's own, and those of the configuration file."""
     from nightcrew.config import environment, load_config
-    from nightcrew.crew.files import load, names
+    from nightcrew.crew.files import names
 
     environ = environment()
-    crews = [_facts(load(name, environ)) for name in names(environ)]
     config = load_config()
+    crews = [_listed(name, environ) for name in names(environ)]
     crews += [
         {"name": name, "about": "", "origin": "configuration", "roles": _roles(settings)}
         for name, settings in sorted(config.crews.items())
@@ -74,6 +76,17 @@ def show(name: NameArgument = None, json: JsonFlag = False) -> None:
         served = f"served here on port {crew.port(bound.settings.model)}" if bound.local else bound.settings.base_url
         need = f"{bound.need.requests} × {bound.need.context:,} tokens" if bound.local else ""
         out(f"  {role:<10}  {bound.settings.model or 'its first model'}  {served}  {need}".rstrip())
+
+
+def _listed(name: str, environ: Mapping[str, str]) -> dict[str, object]:
+    """A crew, or what is wrong with its file: a broken one must not hide the others."""
+    from nightcrew.crew.files import load
+    from nightcrew.errors import ConfigError
+
+    try:
+        return _facts(load(name, environ))
+    except ConfigError as error:
+        return {"name": name, "about": " ".join(str(error).split()), "origin": "broken", "embedded": False, "roles": {}}
 
 
 def _facts(crew: CrewFile) -> dict[str, object]:

@@ -30,7 +30,7 @@ from pydantic import Field, ValidationError, field_validator
 
 from nightcrew.config import ROLES, CrewSettings, RoleSettings, crews_dir
 from nightcrew.errors import ConfigError
-from nightcrew.serving.models import find as find_card
+from nightcrew.serving.localmodel import look_up
 from nightcrew.serving.plan import KvDtype
 from nightcrew_tools.contract import Frozen
 
@@ -47,6 +47,8 @@ PRIORITIES = {
 }
 """Of requests to a server that several roles, or several tasks, share: what ends a task goes before what may help one.
 Ten more than another's interrupts it where the server is full. A scout waits for all."""
+SMALL = "solo"
+"""The built-in crew of one model."""
 _LONGEST_CHAIN = 8
 
 
@@ -133,12 +135,25 @@ def builtin_names() -> list[str]:
 
 def own_names(environ: Mapping[str, str]) -> list[str]:
     """The crews that a person has written."""
-    return sorted(path.stem for path in crews_dir(environ).glob("*.toml"))
+    return _own_names(crews_dir(environ))
 
 
 def names(environ: Mapping[str, str]) -> list[str]:
     """All that `load` knows."""
-    return sorted({*builtin_names(), *own_names(environ)})
+    return _names(crews_dir(environ))
+
+
+def _own_names(folder: Path) -> list[str]:
+    return sorted(path.stem for path in folder.glob("*.toml"))
+
+
+def _names(folder: Path | None) -> list[str]:
+    return sorted({*builtin_names(), *(_own_names(folder) if folder else ())})
+
+
+def load_builtin(name: str) -> CrewFile:
+    """The crew that comes with Nightcrew under this name, whatever a person has written."""
+    return _load(name, None)
 
 
 def load(name: str, environ: Mapping[str, str]) -> CrewFile:
@@ -146,7 +161,11 @@ def load(name: str, environ: Mapping[str, str]) -> CrewFile:
 
     Raises `ConfigError`, which names the file, the key and what is wrong with it, or says which crews there are.
     """
-    values, origin = _merged(name, environ, ())
+    return _load(name, crews_dir(environ))
+
+
+def _load(name: str, folder: Path | None) -> CrewFile:
+    values, origin = _merged(name, folder, ())
     values.pop("extends", None)
     try:
         file = _File.model_validate(values)
@@ -160,27 +179,27 @@ def load(name: str, environ: Mapping[str, str]) -> CrewFile:
     )
 
 
-def _merged(name: str, environ: Mapping[str, str], chain: tuple[str, ...]) -> tuple[dict[str, Any], str]:
-    """The tables of a crew file over those that it extends, and where it lies.
+def _merged(name: str, folder: Path | None, chain: tuple[str, ...]) -> tuple[dict[str, Any], str]:
+    """The tables of a crew file over those that it extends, and where it lies; `folder` has a person's own.
 
     A file of a person's that extends its own name extends the built-in crew of that name.
     """
-    own = None if name in chain else _own(name, environ)
-    values, origin = own or _builtin(name, environ)
+    own = None if folder is None or name in chain else _own(name, folder)
+    values, origin = own or _builtin(name, folder)
     base = values.get("extends")
     if base is None:
         return values, origin
     if len(chain) > _LONGEST_CHAIN or (base in chain and base != name):
         raise ConfigError(f"{origin}: extends: {' → '.join((*chain, name, str(base)))} goes round in a circle")
     try:
-        under, _ = _merged(str(base), environ, (*chain, name))
+        under, _ = _merged(str(base), folder, (*chain, name))
     except ConfigError as error:
         raise ConfigError(f"{origin}: extends: {error}") from None
     return _over(under, values), origin
 
 
-def _own(name: str, environ: Mapping[str, str]) -> tuple[dict[str, Any], str] | None:
-    path = crews_dir(environ) / f"{name}.toml"
+def _own(name: str, folder: Path) -> tuple[dict[str, Any], str] | None:
+    path = folder / f"{name}.toml"
     # A name with a path in it would lead out of the folder.
     if Path(name).name != name or not path.is_file():
         return None
@@ -190,9 +209,9 @@ def _own(name: str, environ: Mapping[str, str]) -> tuple[dict[str, Any], str] | 
         raise ConfigError(f"{path}: {error}") from error
 
 
-def _builtin(name: str, environ: Mapping[str, str]) -> tuple[dict[str, Any], str]:
+def _builtin(name: str, folder: Path | None) -> tuple[dict[str, Any], str]:
     if name not in builtin_names():
-        raise ConfigError(f"no crew is called {name!r}; there are: {', '.join(names(environ))}")
+        raise ConfigError(f"no crew is called {name!r}; there are: {', '.join(_names(folder))}")
     file = resources.files("nightcrew.crew").joinpath("builtin", f"{name}.toml")
     return tomllib.loads(file.read_text(encoding="utf-8")), "built-in"
 
@@ -240,7 +259,7 @@ def _role(where: str, table: dict[str, Any], ports: Mapping[str, int]) -> BoundR
 
 def _manners(table: Mapping[str, Any]) -> dict[str, Any]:
     """The role's keys over how its model likes to be sampled: a crew that changes only the model is right, too."""
-    card = find_card(str(table["model"]))
+    card = look_up(str(table["model"]))
     if card is None:
         return dict(table)
     own = {key: value for key, value in table.items() if key != "thinking" or card.thinking_switch}

@@ -86,18 +86,14 @@ def retuned(server: ServerPlan, free_gib: float | None) -> ServerPlan:
     if free_gib is None:
         return server
     sums = server.arithmetic
-    needed = sums.context_gib + sums.weights_gib + sums.kv_gib + memory.SAFETY_GIB
+    needed = sums.context_gib + sums.weights_gib + sums.fixed_gib + sums.kv_gib + memory.SAFETY_GIB
     if free_gib < needed:
         cards = ", ".join(map(str, server.gpu_ids))
         raise ServingError(
             f"{server.key} needs {needed:.1f} GiB of card {cards}, of which {free_gib:.1f} are free: stop what else "
             "uses it (nvidia-smi lists it), or plan for what is free with --gpu-gib"
         )
-    fraction = memory.mem_fraction_static(
-        weights_gib=sums.weights_gib,
-        kv_gib=sums.kv_gib + memory.SAFETY_GIB,
-        free_gib=free_gib - sums.context_gib,
-    )
+    fraction = memory.fraction_for(sums, free_gib)
     return server.model_copy(update={"mem_fraction_static": min(fraction, 0.99)})
 
 

@@ -121,6 +121,8 @@ def _memory(server: ServerPlan) -> list[str]:
     argv += ["--mem-fraction-static", f"{server.mem_fraction_static:.3f}", "--kv-cache-dtype", server.kv_dtype]
     argv += ["--max-running-requests", str(server.max_running)]
     argv += ["--chunked-prefill-size", str(server.chunked_prefill_tokens)]
+    if server.state_slots is not None:
+        argv += ["--max-mamba-cache-size", str(server.state_slots)]
     if server.yarn_factor is not None:
         argv += ["--json-model-override-args", _yarn(server, server.yarn_factor)]
     if server.hicache_gib is not None and (size := int(server.hicache_gib)) > 0:

@@ -56,6 +56,9 @@ class Sliding(Frozen):
 
     layers: Annotated[int, Field(gt=0)]
     window_tokens: Annotated[int, Field(gt=0)]
+    kv_heads: Annotated[int, Field(gt=0)] | None = None
+    """Where it differs from the other layers'; so `head_dim`."""
+    head_dim: Annotated[int, Field(gt=0)] | None = None
     saves_memory: bool = True
     """Whether SGLang keeps a smaller pool for them; for some models it turns that off."""
 
@@ -65,13 +68,33 @@ class Latent(Frozen):
 
     kv_lora_rank: Annotated[int, Field(gt=0)]
     rope_head_dim: Annotated[int, Field(ge=0)]
+    q_lora_rank: Annotated[int, Field(ge=0)] = 0
+    """0 for queries that are not compressed."""
+    nope_head_dim: Annotated[int, Field(gt=0)] = 128
+    value_dim: Annotated[int, Field(gt=0)] = 128
 
 
 class Linear(Frozen):
-    """Layers with a state of fixed size for each request instead of keys and values."""
+    """Layers with a state of fixed size for each request instead of keys and values (gated delta nets)."""
 
     layers: Annotated[int, Field(gt=0)]
-    state_mib_per_request: Annotated[float, Field(ge=0)]
+    key_heads: Annotated[int, Field(gt=0)]
+    value_heads: Annotated[int, Field(gt=0)]
+    key_dim: Annotated[int, Field(gt=0)]
+    value_dim: Annotated[int, Field(gt=0)]
+    conv_kernel: Annotated[int, Field(gt=1)] = 4
+
+
+class Experts(Frozen):
+    """Of a mixture of experts, in each layer."""
+
+    count: Annotated[int, Field(gt=0)]
+    active: Annotated[int, Field(gt=0)]
+    """That one token goes through, those that are shared by all included."""
+    size: Annotated[int, Field(gt=0)]
+    """Intermediate size of each."""
+    dense_layers: Annotated[int, Field(ge=0)] = 0
+    """Layers at the beginning that have none."""
 
 
 class Draft(Frozen):
@@ -114,19 +137,25 @@ class ModelCard(Frozen):
     params_b: Annotated[float, Field(gt=0)]
     active_params_b: Annotated[float, Field(gt=0)]
     """Parameters that one token uses: fewer than all in a mixture of experts."""
+    extra_params_b: Annotated[float, Field(ge=0)] = 0.0
+    """Of `params_b`, those outside of the layers and embeddings of the language model: what it sees with."""
     layers: Annotated[int, Field(gt=0)]
     hidden_size: Annotated[int, Field(gt=0)]
     intermediate_size: Annotated[int, Field(gt=0)]
-    """Of the widest feed-forward layer that one token goes through."""
+    """Of the feed-forward layer; of all the experts together that one token goes through."""
     vocab_size: Annotated[int, Field(gt=0)]
     heads: Annotated[int, Field(gt=0)]
     kv_heads: Annotated[int, Field(gt=0)]
     head_dim: Annotated[int, Field(gt=0)]
+    tied_embeddings: bool = False
+    """Whether the last layer is the table of tokens again."""
+    gated_attention: bool = False
+    """Whether queries have a gate of their own size."""
     attention: Attention = "gqa"
     sliding: Sliding | None = None
     latent: Latent | None = None
     linear: Linear | None = None
-    experts: int = 0
+    experts: Experts | None = None
     vision: bool = False
     context_tokens: Annotated[int, Field(gt=0)]
     """Longest that its makers vouch for without YaRN."""

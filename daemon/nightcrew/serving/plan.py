@@ -23,6 +23,8 @@ class Arithmetic(Frozen):
     context_gib: float
     """CUDA's context and libraries: taken before the server looks at what is free."""
     weights_gib: float
+    fixed_gib: float = 0.0
+    """States of linear layers and cached images: out of the static share, before the KV cache."""
     runtime_gib: float
     """Activations of the longest prefill chunk, CUDA graphs, workspaces, tables: taken after the KV cache."""
     kv_gib: float
@@ -32,7 +34,7 @@ class Arithmetic(Frozen):
     @property
     def overhead_gib(self) -> float:
         """All that is neither weights nor KV cache."""
-        return self.context_gib + self.runtime_gib
+        return self.context_gib + self.fixed_gib + self.runtime_gib
 
     @property
     def total_gib(self) -> float:
@@ -62,10 +64,12 @@ class ServerPlan(Frozen):
     """Requests at the same time."""
     chunked_prefill_tokens: Annotated[int, Field(ge=512)]
     """Tokens of a prompt that are read in one go; activations grow with it."""
+    state_slots: Annotated[int, Field(ge=1)] | None = None
+    """States of linear layers that are kept (`--max-mamba-cache-size`); None for a model without such layers."""
     yarn_factor: float | None = None
     """How far positions are stretched; None for not at all."""
     hicache_gib: float | None = None
-    """Main memory for parts of the KV cache that the card has no room for."""
+    """Main memory, for each card, for what the KV cache on the card has no room for; None for none."""
     draft: Draft | None = None
     priority_scheduling: bool = False
     """Requests with a higher `priority` go first: several roles, or several tasks, share this server."""
@@ -86,7 +90,9 @@ class Gpu(Frozen):
 
     id: Annotated[int, Field(ge=0)]
     total_gib: Annotated[float, Field(gt=0)]
-    """What a program finds free on it when nothing runs there."""
+    """What is free on it before the first server is started."""
+    capability: str = ""
+    """Compute capability, such as `12.0`; empty when it is not known."""
 
 
 class Misfit(Frozen):

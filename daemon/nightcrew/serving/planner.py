@@ -87,7 +87,15 @@ class Option:
 
     def fixed_gib(self, tp: int) -> float:
         """Of each card, without KV cache."""
-        return memory.CONTEXT_GIB + memory.weights_gib(self.checkpoint, tp=tp, draft=self.draft) + self.runtime_gib(tp)
+        weights = memory.weights_gib(self.checkpoint, tp=tp, draft=self.draft)
+        return memory.CONTEXT_GIB + weights + self.fixed_static_gib(tp) + self.runtime_gib(tp)
+
+    @property
+    def state_slots(self) -> int | None:
+        return None if self.want.card.linear is None else memory.STATES_PER_REQUEST * self.max_running
+
+    def fixed_static_gib(self, tp: int) -> float:
+        return memory.fixed_static_gib(self.want.card, slots=self.state_slots or 0, tp=tp)
 
     def runtime_gib(self, tp: int) -> float:
         return memory.runtime_gib(
@@ -164,18 +172,25 @@ def yarn_factor(card: ModelCard, wanted_tokens: int) -> float | None:
     return float(min(math.ceil(card.yarn.factor), math.ceil(wanted_tokens / card.yarn.original_tokens)))
 
 
-def options(want: Want) -> list[Option]:
+def options(want: Want, gpus: Sequence[Gpu]) -> list[Option]:
     """Ways to serve a model, best first. Empty when the format that is asked for does not exist."""
     chosen = want.card.checkpoints if want.format is None else _named(want)
-    kinds: tuple[KvDtype, ...] = ("bf16", "fp8_e4m3") if want.kv is None else (want.kv,)
-    found: list[Option] = []
-    lightest = math.inf
-    for place, checkpoint in enumerate(chosen):
-        if checkpoint.weights_gib >= lightest:
-            continue  # worse and no smaller
-        lightest = checkpoint.weights_gib
-        found += [Option(want, checkpoint, kv, 2 * place + index) for index, kv in enumerate(kinds)]
-    return sorted(found, key=lambda each: each.rank)
+    kinds = ("bf16", eight_bits(gpus)) if want.kv is None else (want.kv,)
+    kept: list[Checkpoint] = []
+    for checkpoint in chosen:
+        if not kept or checkpoint.weights_gib < kept[-1].weights_gib:  # else it is worse and no smaller
+            kept.append(checkpoint)
+    return [
+        Option(want, checkpoint, kv, 2 * place + index)
+        for place, checkpoint in enumerate(kept)
+        for index, kv in enumerate(kinds)
+    ]
+
+
+def eight_bits(gpus: Sequence[Gpu]) -> KvDtype:
+    """The 8-bit format that all of these cards compute with: e4m3 keeps more of a number, and needs Ada or newer."""
+    known = [tuple(int(part) for part in gpu.capability.split(".")) for gpu in gpus if gpu.capability]
+    return "fp8_e5m2" if any(each < (8, 9) for each in known) else "fp8_e4m3"
 
 
 def _named(want: Want) -> tuple[Checkpoint, ...]:
@@ -184,19 +199,25 @@ def _named(want: Want) -> tuple[Checkpoint, ...]:
     return () if found is None else (found,)
 
 
-def arrange(wants: Sequence[Want], gpus: Sequence[Gpu]) -> tuple[list[Placed], bool] | None:
-    """The best combination that fits, filled up; and whether all requests that should run at once can.
+@dataclass(frozen=True)
+class Arrangement:
+    """Where everything goes."""
 
-    None when not even one request of each role's context fits.
-    """
+    placed: tuple[Placed, ...]
+    whole: bool
+    """Whether all requests that should run at once can; otherwise one of each model."""
+
+
+def arrange(wants: Sequence[Want], gpus: Sequence[Gpu]) -> Arrangement | None:
+    """The best combination that fits, filled up. None when not even one request of each role's context fits."""
     combinations = sorted(
-        itertools.product(*(options(want) for want in wants)),
+        itertools.product(*(options(want, gpus) for want in wants)),
         key=lambda each: sum(option.rank for option in each),
     )
     for whole in (True, False):
         for combination in combinations:
             if placed := place(combination, gpus, whole=whole):
-                return fill(placed, gpus), whole
+                return Arrangement(tuple(fill(placed, gpus)), whole)
     return None
 
 
@@ -279,26 +300,27 @@ def _grow(one: Placed, all_placed: Sequence[Placed], cards: Cards) -> Placed:
     return replace(one, tokens=one.tokens + memory.tokens_in(share, one.option.cell_bytes(one.tp)))
 
 
-def start_in_order(placed: Sequence[Placed], gpus: Sequence[Gpu], *, priority: bool) -> list[ServerPlan]:
+def start_in_order(placed: Sequence[Placed], gpus: Sequence[Gpu]) -> list[ServerPlan]:
     """The servers in the order of starting, each with what it will find: the largest weights first, when the cards
     are emptiest, because loading takes more than what is loaded."""
     free = {gpu.id: gpu.total_gib for gpu in gpus}
     servers: list[ServerPlan] = []
     for one in sorted(placed, key=lambda each: -each.option.checkpoint.weights_gib / each.tp):
-        server = _server(one, min(free[each] for each in one.gpu_ids), priority=priority)
+        server = _server(one, min(free[each] for each in one.gpu_ids))
         servers.append(server)
         for each in one.gpu_ids:
             free[each] -= server.arithmetic.total_gib
     return servers
 
 
-def _server(one: Placed, free_gib: float, *, priority: bool) -> ServerPlan:
+def _server(one: Placed, free_gib: float) -> ServerPlan:
     option, want, tp = one.option, one.option.want, one.tp
     cell = option.cell_bytes(tp)
     arithmetic = Arithmetic(
         free_at_start_gib=free_gib,
         context_gib=memory.CONTEXT_GIB,
         weights_gib=memory.weights_gib(option.checkpoint, tp=tp, draft=option.draft),
+        fixed_gib=option.fixed_static_gib(tp),
         runtime_gib=option.runtime_gib(tp),
         kv_gib=memory.kv_gib(one.tokens, cell),
         kv_bytes_per_token=cell,
@@ -313,17 +335,14 @@ def _server(one: Placed, free_gib: float, *, priority: bool) -> ServerPlan:
         tp=tp,
         context_length=min(option.context_tokens, one.tokens),
         max_total_tokens=one.tokens,
-        mem_fraction_static=memory.mem_fraction_static(
-            weights_gib=arithmetic.weights_gib,
-            kv_gib=arithmetic.kv_gib + memory.SAFETY_GIB,
-            free_gib=free_gib - memory.CONTEXT_GIB,
-        ),
+        mem_fraction_static=memory.fraction_for(arithmetic, free_gib),
         kv_dtype=option.kv,
         max_running=option.max_running,
         chunked_prefill_tokens=CHUNK_TOKENS,
+        state_slots=option.state_slots,
         yarn_factor=yarn_factor(want.card, want.context_tokens),
         draft=option.draft,
-        priority_scheduling=priority and want.card.kind == "chat",
+        priority_scheduling=want.card.kind == "chat",
         arithmetic=arithmetic,
     )
 
