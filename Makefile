@@ -3,7 +3,7 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help demo test check run setup bench mcpb conformance fuzz clean
+.PHONY: help demo test check run setup bench mcpb conformance fuzz clean integration-smg
 
 RUN := .venv/bin/
 DEMO ?=
@@ -18,6 +18,7 @@ help:
 	@echo "make mcpb    dist/nightcrew.mcpb, the bundle for Claude Desktop"
 	@echo "make conformance  the MCP server under the protocol's own suite, the inspector and the bundle's validator (from npm)"
 	@echo "make fuzz    10,000 calls of MCP tools that no model should make (SEED=N for those of an earlier run)"
+	@echo "make integration-smg  the command that \`nightcrew crew route\` writes, run before fake servers with the real smg"
 	@echo "make bench   the benchmarks; each prints a table and a JSON line"
 
 demo: setup
@@ -45,6 +46,9 @@ mcpb: setup
 conformance: setup
 	$(RUN)python scripts/conformance
 
+integration-smg: setup
+	scripts/integration smg
+
 bench: setup
 	$(RUN)python bench/overhead.py
 	$(RUN)python bench/box.py
@@ -57,4 +61,4 @@ setup: .venv/installed
 	scripts/set-up
 
 clean:
-	rm -rf .venv .uv .conformance dist build
+	rm -rf .venv .uv .conformance .integration dist build

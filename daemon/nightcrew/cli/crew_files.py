@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from nightcrew.cli.crew_choice import NameArgument, chosen
-from nightcrew.cli.output import JsonFlag, emit, examples, out
+from nightcrew.cli.output import JsonFlag, emit, examples, out, say
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -23,6 +24,12 @@ _PULL = examples(
     "nightcrew crew pull trio --from /media/usb/models   a copy of the hub's cache, or folders ORG/NAME",
 )
 
+_ROUTE = examples(
+    "nightcrew crew route trio --worker http://10.0.0.5:30000 --worker http://10.0.0.6:30000",
+    "nightcrew crew route trio --worker http://10.0.0.5:30000 --systemd > /etc/systemd/system/nightcrew-route.service",
+    "nightcrew crew route trio --crew-file > ~/.config/nightcrew/crews/trio-routed.toml",
+)
+
 GpuGib = Annotated[
     float | None, typer.Option("--gpu-gib", min=1, help="Choose for cards of so many GiB instead of asking them.")
 ]
@@ -32,6 +39,7 @@ Gpus = Annotated[int, typer.Option("--gpus", min=1, max=64, help="How many such 
 def register(app: typer.Typer) -> None:
     """Add the commands."""
     app.command("pull", epilog=_PULL)(pull)
+    app.command("route", epilog=_ROUTE)(route)
 
 
 def pull(
@@ -73,6 +81,53 @@ def pull(
     else:
         for path in paths.values():
             out(str(path))
+
+
+def route(
+    name: NameArgument = None,
+    worker: Annotated[
+        list[str] | None,
+        typer.Option("--worker", metavar="URL", help="A model server; again for more. Default: this machine's ports."),
+    ] = None,
+    host: Annotated[
+        str, typer.Option("--host", help="Where the router listens. It asks nobody for a key.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option("--port", min=1, max=65535)] = 30080,
+    metrics_port: Annotated[int, typer.Option("--metrics-port", min=1, max=65535, help="For Prometheus.")] = 29000,
+    systemd: Annotated[bool, typer.Option("--systemd", help="Print a systemd unit.")] = False,
+    crew_file: Annotated[bool, typer.Option("--crew-file", help="Print a crew that asks the router.")] = False,
+    json: JsonFlag = False,
+) -> None:
+    """Write how to start smg, the router before model servers on several machines.
+
+    It asks the servers which models they have, so that a request goes by its model's name, and to the server that
+    holds most of its beginning. Nothing is started: without an option the command line is printed.
+    """
+    import shutil
+
+    from nightcrew.serving.router import INSTALL, Route, workers_of
+
+    crew = chosen(name)
+    models = {role: bound.settings.model for role, bound in crew.roles.items() if bound.local}
+    if not models:
+        raise typer.BadParameter(f"crew {crew.name} has no model that is served by servers of its own")
+    workers = workers_of(worker or (), [crew.port(model) for model in crew.models()])
+    program = shutil.which("smg")
+    made = Route(crew.name, workers, host, port, metrics_port, program or "smg")
+    if json:
+        texts = {"unit": made.unit(), "crew_file": made.crew_file(models)}
+        emit({"argv": made.argv, "url": made.url, "workers": workers, "installed": program is not None, **texts})
+        return
+    if systemd:
+        out(made.unit().rstrip("\n"))
+    elif crew_file:
+        out(made.crew_file(models).rstrip("\n"))
+    else:
+        out(shlex.join(made.argv))
+    if program is None:
+        say(f"smg is not installed here: {INSTALL}")
+    if not made.is_local:
+        say(f"whoever reaches {host}:{port} can use the models: smg asks nobody for a key")
 
 
 def _hub() -> Hub:
