@@ -203,6 +203,11 @@ class Staged:
     attachments: tuple[Attachment, ...]
 
 
+def owner_of(task: str, origin: str) -> str:
+    """The task under whose name the attachments of a task lie: those of a scheduled one's runs are its own."""
+    return origin.removeprefix("schedule:") if origin.startswith("schedule:") else task
+
+
 class AttachmentStore:
     """The folder of all attachments. Methods raise `OSError` where the disk refuses."""
 
@@ -261,6 +266,15 @@ class AttachmentStore:
         if not folder.is_dir():
             raise AttachmentRefused(f"the task's attachments are gone from {folder}: submit the task again")
         return folder
+
+    def share(self, owner: str, request: TaskRequest, task: str) -> None:
+        """Give a task, before it is in the journal, the attachments that another one has for the same request."""
+        folder = self.of(owner, request)
+        if folder is None:
+            return
+        place = self.root / f".new-{secrets.token_hex(8)}"
+        shutil.copytree(folder, place)
+        self.settle(Staged(place, request.attachments), task)
 
     def sweep(self, is_known: Callable[[str], bool], *, older_than: float = ORPHAN_SECONDS) -> list[str]:
         """Remove what belongs to no task (`is_known`) and was not touched for so many seconds; returns its names."""

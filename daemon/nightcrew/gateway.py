@@ -6,12 +6,13 @@ from pathlib import Path
 
 import anyio.to_thread
 
+from nightcrew.attachments import AttachmentStore, owner_of
 from nightcrew.config import Config, DailySettings
 from nightcrew.errors import TaskFileError
 from nightcrew.events import Decided
 from nightcrew.journal import Journal
 from nightcrew.journal.health import refuse_in_trouble
-from nightcrew.journal.ids import now
+from nightcrew.journal.ids import new_task_id, now
 from nightcrew.journal.queue import Spent
 from nightcrew_tools.contract import TaskGateway, TaskNotFound, TaskRequest, TaskState, TaskView
 
@@ -132,8 +133,13 @@ class JournalGateway(TaskGateway):
         return self._finish(self._journal.view(found))
 
     async def retry(self, task: str, *, step: int | None = None) -> TaskView:
-        """A new task that does an ended one once more, or goes on where a step of it began. Raises `NotPossible`."""
-        return self._finish(self._journal.view(self._journal.retry(self.resolve(task), step=step).task))
+        """A new task that does an ended one once more, or goes on where a step of it began. Raises `NotPossible`,
+        `AttachmentRefused` where what came with it is gone, `JournalUnavailable`."""
+        refuse_in_trouble(self._config)
+        old, fresh = self._journal.record(self.resolve(task)), new_task_id()
+        if old.ended is not None:
+            AttachmentStore(self._config.attachments).share(owner_of(old.id, old.origin), old.request, fresh)
+        return self._finish(self._journal.view(self._journal.retry(old.id, step=step, task_id=fresh).task))
 
     def _held(self) -> str:
         """Why no task begins now; empty when nothing is in the way."""

@@ -177,6 +177,14 @@ class Workspaces:
         await workspace.recover()
         return workspace
 
+    async def take_over(self, old: str, task: str) -> None:
+        """Make an ended task's workspace that of another one. Raises `WorkspaceError` when it is gone or not whole."""
+        folder = self._folder(old)
+        _read_marker(folder)
+        await self.remove(task)
+        folder.rename(self._folder(task))
+        sync_folder(self.root)
+
     def peek(self, task: str) -> Workspace:
         """A workspace as it lies there, for what needs only its depot: `result`, `publish`. Starts no box.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime
 
 from nightcrew.errors import LimitReached
 from nightcrew.events import Event, Waiting
@@ -17,9 +18,17 @@ class Ledger:
     `append` raises `Stale` when another worker took the task over.
     """
 
-    def __init__(self, journal: Journal, record: TaskRecord, *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        journal: Journal,
+        record: TaskRecord,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        wall: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
         self._journal = journal
         self._clock = clock
+        self._wall = wall
         self._opened_at = clock()
         self._earlier_seconds = record.active_seconds
         self.record = record
@@ -35,9 +44,27 @@ class Ledger:
 
     @property
     def seconds_left(self) -> float:
-        """Of the task's wall-clock limit, over all restarts."""
+        """Until the task has worked for as long as it may, or its time by the clock on the wall is over."""
+        return min(self._work_left, self._wall_left)
+
+    def time_words(self) -> str:
+        """Which of the two limits on time was reached."""
+        limits = self.record.request.limits
+        if limits.wall_minutes is not None and self._wall_left <= self._work_left:
+            return f"{limits.wall_minutes:g} minutes have passed since the task began (limits: wall_minutes)"
+        return f"the task worked for {limits.minutes:g} minutes, its limit (limits: minutes)"
+
+    @property
+    def _work_left(self) -> float:
         used = self._earlier_seconds + self._clock() - self._opened_at
         return self.record.request.limits.minutes * 60 - used
+
+    @property
+    def _wall_left(self) -> float:
+        minutes, began = self.record.request.limits.wall_minutes, self.record.started_at
+        if minutes is None or began is None:
+            return float("inf")
+        return minutes * 60 - (self._wall().timestamp() - datetime.fromisoformat(began).timestamp())
 
     def check_tokens(self) -> None:
         """Raises `LimitReached` when the task's tokens are used up."""

@@ -13,7 +13,8 @@ import anyio
 from nightcrew.agent.ledger import Ledger
 from nightcrew.agent.roster import Roster
 from nightcrew.agent.settlement import settle
-from nightcrew.agent.work import Ended, Held, OpenClient, Work, open_client
+from nightcrew.agent.warmth import Warmth
+from nightcrew.agent.work import Ended, Held, OpenClient, Work
 from nightcrew.config import Config
 from nightcrew.delivery import as_after, write_results
 from nightcrew.errors import (
@@ -50,13 +51,14 @@ class Runner:
         journal: Journal,
         workspaces: Workspaces,
         roster: Roster,
-        open_client: OpenClient = open_client,
+        open_client: OpenClient | None = None,
     ) -> None:
+        """`open_client` makes the models' clients; by default tasks that share a prefix begin one after the other."""
         self._config = config
         self._journal = journal
         self._workspaces = workspaces
         self._roster = roster
-        self._open_client = open_client
+        self._open_client = open_client or Warmth().open
 
     async def run(self, task: str) -> TaskRecord:
         """Work on a task that this process has claimed, until it has ended or a person must decide; returns its record.
@@ -142,8 +144,7 @@ class Runner:
             raise ended
         if cancelled:
             raise Cancelled("a person cancelled the task")
-        minutes = ledger.record.request.limits.minutes
-        raise LimitReached(f"the task worked for {minutes:g} minutes, its limit (limits: minutes)")
+        raise LimitReached(ledger.time_words())
 
     async def _conclude(self, ledger: Ledger, ended: Ended | Held, workspace: Workspace | None) -> None:
         """Write the result files, then the event that says so: a crash in between writes the same files again."""

@@ -25,7 +25,7 @@ from nightcrew.agent.suspects import Suspect, find_suspects
 from nightcrew.agent.toolbox import open_toolbox
 from nightcrew.agent.verifier import check_before, verify
 from nightcrew.agent.wayout import WayOut
-from nightcrew.attachments import AttachmentStore
+from nightcrew.attachments import AttachmentStore, owner_of
 from nightcrew.config import Config, environment
 from nightcrew.crew import Crew, Role
 from nightcrew.delivery.gate import Settings, concerns
@@ -136,12 +136,15 @@ class Work:
     async def _open_workspace(self) -> Workspace:
         """The private clone: a new one, or after a restart the old one with the tree that the journal names."""
         record = self._ledger.record
+        if record.continued is not None and not self._workspaces.exists(record.id):
+            await self._workspaces.take_over(record.continued.task, record.id)
         if record.opened is not None and self._workspaces.exists(record.id):
             workspace = await self._stack.enter_async_context(await self._workspaces.reopen(record.id))
             await workspace.restore(record.tree or workspace.base_tree)
         else:
             base = record.opened.base_commit if record.opened is not None else record.request.base
-            kept = AttachmentStore(self._config.attachments).of(record.id, record.request)
+            owner = owner_of(record.id, record.origin)
+            kept = AttachmentStore(self._config.attachments).of(owner, record.request)
             created = await self._workspaces.create(record.id, record.request.repo, base, attachments=kept)
             workspace = await self._stack.enter_async_context(created)
         self.workspace = workspace

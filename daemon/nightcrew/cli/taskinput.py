@@ -202,6 +202,4 @@ def with_options(asked: Asked, options: dict[str, object]) -> Asked:
         raise TaskFileError(f"--schedule: {error}") from None
     if request.schedule and request.after:
         raise TaskFileError("a scheduled task comes after no others: leave `after` or `schedule` out")
-    if request.schedule and asked.files:
-        raise TaskFileError("a scheduled task has no attachments yet: name files of the repository in its text")
     return replace(asked, request=request)

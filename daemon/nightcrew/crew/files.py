@@ -91,13 +91,16 @@ class CrewFile(Frozen):
     """Path, or `built-in`."""
     embedded: bool = False
     """The embedded model plays all roles; nothing is planned or started."""
+    concurrency: int | None = None
+    """Its tasks at the same time; see `CrewSettings`."""
     roles: Mapping[str, BoundRole] = Field(default_factory=dict[str, BoundRole])
     servers: Mapping[str, ServerWish] = Field(default_factory=dict[str, ServerWish])
     """By model."""
 
     def settings(self) -> CrewSettings:
         """For whoever talks to its models."""
-        return CrewSettings.model_validate({name: role.settings for name, role in self.roles.items()})
+        roles = {name: role.settings for name, role in self.roles.items()}
+        return CrewSettings.model_validate({**roles, "concurrency": self.concurrency})
 
     def models(self) -> dict[str, tuple[str, ...]]:
         """Model that is served here to the roles it plays, in the order of `ROLES`."""
@@ -116,6 +119,7 @@ class _File(Frozen):
     about: str = ""
     extends: str | None = None
     embedded: bool = False
+    concurrency: Annotated[int, Field(ge=1, le=256)] | None = None
     roles: dict[str, dict[str, Any]] = Field(default_factory=dict[str, dict[str, Any]])
     servers: dict[str, ServerWish] = Field(default_factory=dict[str, ServerWish])
 
@@ -175,7 +179,13 @@ def _load(name: str, folder: Path | None) -> CrewFile:
     if not file.embedded and "planner" not in roles:
         raise ConfigError(f"{origin}: a crew needs a planner: [roles.planner] with a model or a base_url")
     return CrewFile(
-        name=name, about=file.about, origin=origin, embedded=file.embedded, roles=roles, servers=file.servers
+        name=name,
+        about=file.about,
+        origin=origin,
+        embedded=file.embedded,
+        concurrency=file.concurrency,
+        roles=roles,
+        servers=file.servers,
     )
 
 

@@ -119,7 +119,7 @@ class Journal:
         own = {request.id or "", slug(name_hint)} - {""}
         return refusal(self._queue, self._views, request.after, own)
 
-    def retry(self, task: str, *, step: int | None = None) -> Recorded:
+    def retry(self, task: str, *, step: int | None = None, task_id: str | None = None) -> Recorded:
         """A new task with the request of an ended one; with `step`, one that goes on where that step began.
 
         Raises `NotPossible` when it has not ended or did not come so far, `TaskNotFound`.
@@ -127,7 +127,7 @@ class Journal:
         with self._events.writing():
             old = self._events.record(task)
             events = events_of_retry(old, step)
-            submission = Submission(request_of_retry(old), "retry", old.name, retry_of=task)
+            submission = Submission(request_of_retry(old), "retry", old.name, task_id, retry_of=task)
             recorded = self._submit(submission)
             for event in events:
                 self._events.follow(recorded.task, event)

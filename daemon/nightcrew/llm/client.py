@@ -117,13 +117,15 @@ class ModelClient:
         temperature: float | None = None,
         shape: dict[str, Any] | None = None,
         on_text: Callable[[str], None] | None = None,
+        on_start: Callable[[], None] | None = None,
         on_wait: Callable[[str], None] | None = None,
     ) -> Reply:
         """The next message of a conversation.
 
         `messages` and `tools` are JSON texts and sent byte for byte, but for control tokens (`llm.control`). `on_text`
-        gets the content as it comes, from the beginning again when a cut stream is tried again; `on_wait` gets a
-        sentence for every wait. `shape` is what the conversation began with; it replaces what the settings say now.
+        gets the content as it comes, from the beginning again when a cut stream is tried again; `on_start` is called
+        when the prompt has been read and a reply begins; `on_wait` gets a sentence for every wait. `shape` is what the
+        conversation began with; it replaces what the settings say now.
         """
         limit = max_tokens or self._settings.max_tokens
         rest = self._chat_fields(response_format, limit, temperature)
@@ -133,7 +135,7 @@ class ModelClient:
         async def ask() -> Reply:
             model = await self._model()
             fields = {**await self._priority(len(messages)), **rest}
-            parts = Assembler(max_pieces=4 * limit + 1000)
+            parts = Assembler(max_pieces=4 * limit + 1000, on_start=on_start)
             started = time.monotonic()
             body = chat_body(model, messages, tools, fields)
             await self._endpoint.exchange("/chat/completions", body, parts, on_text)

@@ -6,7 +6,7 @@ Nothing here does I/O. What an endpoint sends is read leniently: a field of the 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
 from nightcrew.domain import Usage
@@ -194,7 +194,11 @@ class CallPieces:
 class Assembler:
     """A reply, put together from the payloads of a stream, or from the one payload of a plain response."""
 
-    def __init__(self, *, max_pieces: int, max_bytes: int = REPLY_CAP) -> None:
+    def __init__(
+        self, *, max_pieces: int, max_bytes: int = REPLY_CAP, on_start: Callable[[], None] | None = None
+    ) -> None:
+        """`on_start` is called once, when `started` comes true."""
+        self._on_start = on_start
         self._content: list[str] = []
         self._reasoning: list[str] = []
         self.calls: list[CallPieces] = []
@@ -259,6 +263,9 @@ class Assembler:
         self._reasoning.append(thoughts)
         self.finish_reason = as_text(choice.get("finish_reason")) or self.finish_reason
         self._pieces += bool(text or thoughts or calls or choice.get("finish_reason"))
+        if self.started and self._on_start is not None:
+            self._on_start, on_start = None, self._on_start
+            on_start()
         self._bytes += len(text) + len(thoughts)
         return text
 
