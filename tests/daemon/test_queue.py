@@ -440,3 +440,17 @@ def test_a_claim_still_tells_who_has_it(journal: Journal):
     task = submit(journal)
     claimed(journal)
     assert isinstance(journal.read(task)[-1].event, TaskClaimed)
+
+
+def test_a_retry_is_a_task_of_its_own_with_nothing_but_the_request(journal: Journal):
+    first = submit(journal, "first", id="nightly", priority=7)
+    with pytest.raises(NotPossible, match="has not ended"):
+        journal.retry(first)
+    journal.request_cancel(first)
+    recorded = journal.retry(first)
+    view = journal.view(recorded.task)
+    assert (view.retry_of, view.state, view.name) == (first, TaskState.QUEUED, f"first-{recorded.task}")
+    assert journal.record(recorded.task).request == REQUEST.model_copy(update={"priority": 7})
+    assert len(journal.read(recorded.task)) == 1
+    with pytest.raises(NotPossible, match="before it had a plan"):
+        journal.retry(first, step=1)

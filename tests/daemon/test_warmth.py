@@ -11,7 +11,6 @@ from nightcrew.agent.warmth import FRESH_SECONDS, Warmth
 from nightcrew.config import RoleSettings
 from nightcrew.crew import Role
 from nightcrew.errors import ModelError
-from nightcrew.llm.client import ModelClient
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(30)]
 
@@ -27,9 +26,10 @@ def prompt(task: str, context: str = "# Repository") -> list[str]:
     return [message("system", "You plan work"), message("user", f"{context}\n\n# Task\n{task}")]
 
 
-def client(warmth: Warmth, server: ScriptedServer) -> ModelClient:
+async def ask(warmth: Warmth, server: ScriptedServer, messages: list[str]) -> str:
     settings = RoleSettings(base_url=server.url, model="scripted", patience_seconds=0)
-    return warmth.open("planner", Role(settings, None))
+    async with warmth.open("planner", Role(settings, None)) as client:
+        return (await client.chat(messages)).content
 
 
 async def test_siblings_wait_for_the_first_reply_to_begin_and_then_read_the_cache() -> None:
@@ -37,8 +37,7 @@ async def test_siblings_wait_for_the_first_reply_to_begin_and_then_read_the_cach
         warmth = Warmth()
         async with anyio.create_task_group() as group:
             for number in range(4):
-                one = client(warmth, server)
-                group.start_soon(one.chat, prompt(f"task {number}"))
+                group.start_soon(ask, warmth, server, prompt(f"task {number}"))
     first, *others = sorted(server.requests, key=lambda request: request.received)
     assert first.first_byte is not None and first.finished is not None
     assert all(first.first_byte <= other.received < first.finished for other in others), "begun, not ended"
@@ -50,11 +49,11 @@ async def test_another_repository_another_model_and_later_turns_wait_for_nobody(
     async with ScriptedServer(lambda _: Answer(text="hm", delay=0.3)) as server:
         warmth = Warmth()
         async with anyio.create_task_group() as group:
-            group.start_soon(client(warmth, server).chat, prompt("one"))
+            group.start_soon(ask, warmth, server, prompt("one"))
             await server.until(lambda: len(server.requests) == 1)
-            group.start_soon(client(warmth, server).chat, prompt("two", "# Another repository"))
+            group.start_soon(ask, warmth, server, prompt("two", "# Another repository"))
             turn = [*prompt("three"), message("assistant", "yes"), message("user", "go on")]
-            group.start_soon(client(warmth, server).chat, turn)
+            group.start_soon(ask, warmth, server, turn)
             await server.until(lambda: len(server.requests) == 3)
             assert all(request.first_byte is None for request in server.requests)
 
@@ -64,12 +63,12 @@ async def test_a_first_request_that_fails_or_is_cancelled_holds_nobody_up() -> N
     async with ScriptedServer(lambda _: answers.pop(0)) as server:
         warmth = Warmth()
         with pytest.raises(ModelError):
-            await client(warmth, server).chat(prompt("one"))
+            await ask(warmth, server, prompt("one"))
         async with anyio.create_task_group() as group:
-            group.start_soon(client(warmth, server).chat, prompt("two"))
+            group.start_soon(ask, warmth, server, prompt("two"))
             await server.until(lambda: len(server.requests) == 2)
             group.cancel_scope.cancel()
-        assert (await client(warmth, server).chat(prompt("three"))).content == "fine"
+        assert await ask(warmth, server, prompt("three")) == "fine"
 
 
 async def test_nobody_waits_longer_than_so_long() -> None:
@@ -77,9 +76,9 @@ async def test_nobody_waits_longer_than_so_long() -> None:
     async with ScriptedServer(lambda _: answers.pop(0)) as server:
         warmth = Warmth(wait_seconds=0.05)
         async with anyio.create_task_group() as group:
-            group.start_soon(client(warmth, server).chat, prompt("one"))
+            group.start_soon(ask, warmth, server, prompt("one"))
             await server.until(lambda: len(server.requests) == 1)
-            assert (await client(warmth, server).chat(prompt("two"))).content == "fine"
+            assert await ask(warmth, server, prompt("two")) == "fine"
             group.cancel_scope.cancel()
 
 
