@@ -312,4 +312,6 @@ class Recorded(Frozen):
     seq: int
     at: str
     """UTC, ISO 8601 with milliseconds."""
+    elapsed: float | None = None
+    """Seconds since its worker claimed the task, by a clock that nobody can set; None where no worker wrote it."""
     event: Event

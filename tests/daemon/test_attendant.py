@@ -32,7 +32,13 @@ def test_a_task_that_just_lost_its_endpoint_may_wait_however_old_it_is() -> None
 
 def test_it_waits_as_long_as_it_may_work_from_where_the_wait_began() -> None:
     assert waits((23, CLAIMED), (0.5, WAITING), (0.2, CLAIMED))
-    assert not waits((23, CLAIMED), (1.5, WAITING), (0.2, CLAIMED), (0.1, WAITING), (0, CLAIMED))
+    tries = [(hours / 6, event) for hours in range(9, 0, -1) for event in (WAITING, CLAIMED)]
+    assert not waits((23, CLAIMED), *tries)
+
+
+def test_a_clock_that_was_set_and_a_night_in_which_the_machine_was_off_count_for_nothing() -> None:
+    assert waits((24 * 365, CLAIMED), (24 * 365, WAITING), (0.2, CLAIMED), (0.1, WAITING))
+    assert waits((-24, CLAIMED), (-24, WAITING), (0.2, CLAIMED), (0.1, WAITING))
 
 
 def test_work_in_between_begins_the_wait_anew() -> None:

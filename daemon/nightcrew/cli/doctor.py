@@ -19,6 +19,9 @@ Level = Literal["ok", "warn", "fail"]
 
 _GIB = 1024**3
 _ENDPOINT_SECONDS = 5.0
+_DAMAGED = (
+    "the other tasks go on; `nightcrew cancel ID` ends one that is damaged, a backup or its own version brings it back"
+)
 _FETCH = "nightcrew model fetch"
 
 
@@ -240,9 +243,11 @@ def _journal(config: Config) -> Check:
         return Check("journal", "ok", "none yet")
     try:
         with Journal.open(config.journal, read_only=True) as journal:
-            count = len(journal.tasks())
+            count, damage = len(journal.tasks()), journal.damage.examine()
     except JournalError as error:
         return Check("journal", "fail", str(error), "see the sentence above")
+    if damage:
+        return Check("journal", "fail", "; ".join(damage[:5]), _DAMAGED)
     return Check("journal", "ok", f"{config.journal}: {count} {'task' if count == 1 else 'tasks'}")
 
 

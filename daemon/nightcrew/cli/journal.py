@@ -66,6 +66,8 @@ async def _print(desk: Desk, task: str, line: Callable[[Recorded], str], *, foll
             for recorded in events:
                 out(line(recorded))
                 seen = recorded.seq
+            if not seen and not damage:
+                desk.journal.record(found)  # says it where its events are gone
             if damage or not follow or desk.journal.view(found).outcome is not None:
                 return damage
         await anyio.sleep(_POLL_SECONDS)

@@ -86,7 +86,9 @@ def _events(task: str) -> list[Recorded]:
     if not path.is_file():
 
         async def read(desk: Desk) -> list[Recorded]:
-            return desk.journal.read(desk.gateway.resolve(task))
+            found = desk.gateway.resolve(task)
+            desk.journal.record(found)  # says it where its events are gone
+            return desk.journal.read(found)
 
         return ask(read)
     try:

@@ -88,11 +88,12 @@ def list_tasks(
 def show(task: TaskId, json: JsonFlag = False) -> None:
     """Show a task: where it stands, and what happened so far."""
 
-    async def look(desk: Desk) -> tuple[TaskView, list[Recorded]]:
+    async def look(desk: Desk) -> tuple[TaskView, list[Recorded], str]:
         view = await desk.gateway.view(task)
-        return view, [] if json else desk.journal.read(view.id)
+        events, damage = ([], "") if json else desk.journal.readable(view.id)
+        return view, events, damage
 
-    view, events = _ask(_config(), look)
+    view, events, damage = _ask(_config(), look)
     if json:
         emit(view_json(view))
         return
@@ -104,6 +105,9 @@ def show(task: TaskId, json: JsonFlag = False) -> None:
     progress = Progress(out, colour=colourful(error=False))
     for recorded in events:
         progress.show(recorded)
+    if damage:
+        say(f"nightcrew: {damage}")
+        raise typer.Exit(1)
 
 
 def report(task: TaskId, json: JsonFlag = False) -> None:
@@ -236,15 +240,19 @@ def _files(patch: str) -> list[dict[str, object]]:
 def _table(views: list[TaskView]) -> list[str]:
     from nightcrew.delivery.quoting import one_line
 
-    rows = [
-        (view.id, str(view.outcome or view.state), _age(view.submitted_at), one_line(view.title, 50), _note(view))
-        for view in views
-    ]
+    rows = [(view.id, _stands(view), _age(view.submitted_at), one_line(view.title, 50), _note(view)) for view in views]
     widths = [max(len(row[column]) for row in rows) if rows else 0 for column in range(4)]
     return [
         "  ".join([*(text.ljust(width) for text, width in zip(row, widths, strict=False)), row[4]]).rstrip()
         for row in rows
     ]
+
+
+def _stands(view: TaskView) -> str:
+    """How a task ended, or stands: in a word or two."""
+    from nightcrew.journal.views import DAMAGED
+
+    return "damaged" if view.reason.startswith(DAMAGED) else str(view.outcome or view.state)
 
 
 def _list_workspaces(config: Config, *, json: bool) -> None:
@@ -314,7 +322,7 @@ def _facts(view: TaskView) -> list[tuple[str, str]]:
         ("title", view.title),
         ("repo", public_model(view.repo)),
         ("crew", view.crew or "what is found"),
-        ("state", str(view.outcome or view.state)),
+        ("state", _stands(view)),
         ("now", view.activity),
         ("reason", view.reason),
         ("schedule", view.schedule or ""),

@@ -156,7 +156,7 @@ def advance(record: TaskRecord, recorded: Recorded) -> None:
     if isinstance(event, TaskClaimed):
         _claim(record, event, recorded.at)
         return
-    _count_time(record, event, recorded.at)
+    _count_time(record, recorded)
     if isinstance(event, TaskEnded):
         record.ended, record.ended_at = event, recorded.at
     elif isinstance(event, ApprovalAsked):
@@ -201,14 +201,17 @@ def _claim(record: TaskRecord, event: TaskClaimed, at: str) -> None:
     record.earlier_seconds = record.active_seconds
 
 
-def _count_time(record: TaskRecord, event: Event, at: str) -> None:
+def _count_time(record: TaskRecord, recorded: Recorded) -> None:
+    event = recorded.event
     # A person may cancel a task hours after its worker died, or decide days later: that time is nobody's work.
     persons = isinstance(event, Decided | Moved | Paused | Resumed) or (
         isinstance(event, TaskEnded) and event.outcome is Outcome.CANCELLED
     )
     if record.claimed_at is not None and not persons:
-        # A wall clock that was set back must not give minutes back.
-        this_claim = max(_seconds(record.claimed_at, at), record.active_seconds - record.earlier_seconds)
+        # By the worker's own clock; an older version kept none, and then a wall clock that was set back must not give
+        # minutes back.
+        spent = recorded.elapsed if recorded.elapsed is not None else _seconds(record.claimed_at, recorded.at)
+        this_claim = max(spent, record.active_seconds - record.earlier_seconds)
         record.active_seconds = record.earlier_seconds + this_claim
 
 

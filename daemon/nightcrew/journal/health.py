@@ -76,6 +76,36 @@ def refuse_in_trouble(config: Config) -> None:
         raise JournalUnavailable(f"no new task is taken: {trouble}")
 
 
+def since_boot() -> float:
+    """Seconds that nobody can set, and that go on while the machine sleeps."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+class ClockWatch:
+    """Notices when the wall clock is set, while this process runs."""
+
+    def __init__(self, *, clock: Callable[[], float] = since_boot, wall: Callable[[], float] = time.time) -> None:
+        """`clock` counts seconds and cannot be set, `wall` are seconds since 1970."""
+        self._clock = clock
+        self._wall = wall
+        self._offset = wall() - clock()
+        self._set_at: float | None = None
+
+    def moved(self) -> float:
+        """By how many seconds it was set since this was asked last; 0 for what a clock drifts."""
+        offset = self._wall() - self._clock()
+        by, self._offset = offset - self._offset, offset
+        if abs(by) <= JUMP_SECONDS:
+            return 0.0
+        self._set_at = self._clock()
+        return by
+
+    def is_calm(self) -> bool:
+        """Whether it can be asked how old something is: it was not set within a day."""
+        self.moved()
+        return self._set_at is None or self._clock() - self._set_at > CALM_SECONDS
+
+
 class Health:
     """What a service asks before it takes up work."""
 
@@ -84,17 +114,15 @@ class Health:
         config: Config,
         say: Callable[[str], None],
         *,
-        clock: Callable[[], float] = time.monotonic,
+        clock: Callable[[], float] = since_boot,
         wall: Callable[[], float] = time.time,
     ) -> None:
         """`clock` counts seconds and cannot be set, `wall` are seconds since 1970."""
         self._config = config
         self._say = say
         self._clock = clock
-        self._wall = wall
+        self._watch = ClockWatch(clock=clock, wall=wall)
         self._next = clock()
-        self._offset = wall() - clock()
-        self._set_at: float | None = None
         self.trouble = ""
         """Why no new work is taken now; empty when all is well. Fit for a line of status."""
 
@@ -112,7 +140,7 @@ class Health:
     def clock_is_calm(self) -> bool:
         """Whether the wall clock can be asked how old something is: it was not set within a day."""
         self._watch_clock()
-        return self._set_at is None or self._clock() - self._set_at > CALM_SECONDS
+        return self._watch.is_calm()
 
     def _look(self) -> None:
         self._next = self._clock() + LOOK_SECONDS
@@ -129,10 +157,7 @@ class Health:
         self.trouble = trouble
 
     def _watch_clock(self) -> None:
-        offset = self._wall() - self._clock()
-        moved, self._offset = offset - self._offset, offset
-        if abs(moved) > JUMP_SECONDS:
-            self._set_at = self._clock()
+        if moved := self._watch.moved():
             how = f"{'forward' if moved > 0 else 'back'} by {_length(abs(moved))}"
             log.warning("the clock was set %s: nothing is removed for its age within a day", how)
             self._say(f"the clock was set {how}")

@@ -62,4 +62,9 @@ def slug(text: str, *, limit: int = 48) -> str:
 
 def now() -> str:
     """The time as the journal writes it: UTC, ISO 8601 with milliseconds."""
-    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return stamp(datetime.now(UTC))
+
+
+def stamp(moment: datetime) -> str:
+    """A time in UTC as the journal writes it. Such texts sort as the times do."""
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")

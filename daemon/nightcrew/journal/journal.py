@@ -16,7 +16,18 @@ from types import TracebackType
 from typing import Self
 
 from nightcrew.errors import JournalCorrupt, NotPossible
-from nightcrew.events import Decided, Event, Paused, Recorded, Resumed, TaskClaimed, TaskRevised, TaskSubmitted
+from nightcrew.events import (
+    Decided,
+    Event,
+    Paused,
+    Recorded,
+    Resumed,
+    TaskClaimed,
+    TaskEnded,
+    TaskRevised,
+    TaskSubmitted,
+)
+from nightcrew.journal.damage import Damage
 from nightcrew.journal.database import Database
 from nightcrew.journal.fold import TaskRecord, advance, fold
 from nightcrew.journal.ids import new_task_id, now, slug
@@ -25,6 +36,7 @@ from nightcrew.journal.log import Log, first_of
 from nightcrew.journal.moving import Moving
 from nightcrew.journal.order import refusal
 from nightcrew.journal.queue import Queue, Row, Spent, local_day
+from nightcrew.journal.retention import Retention
 from nightcrew.journal.retry import events_of_retry, request_of_retry
 from nightcrew.journal.schema import MIGRATIONS
 from nightcrew.journal.timetable import Timetable, next_slot
@@ -62,6 +74,8 @@ class Journal:
         self._timetable = Timetable(self._queue)
         self.moving = Moving(self._queue, self._events)
         """From one machine to another."""
+        self.damage = Damage(database, self._queue, self._events)
+        self.retention = Retention(database, self._queue, self._events)
         self._damaged: set[str] = set()
 
     @classmethod
@@ -221,6 +235,7 @@ class Journal:
                     except JournalCorrupt as error:
                         _log.error("%s; the other tasks go on", error)
                         self._damaged.add(task)
+                        self.damage.note(task, str(error))
                         continue
                     if record is not None:
                         return record
@@ -230,6 +245,15 @@ class Journal:
         """Take this task; None when it is not queued, or a living process holds its lock. Raises `TaskNotFound`."""
         with self._claiming(locks) as take, self._events.writing():
             return self._claim(task, worker, take)
+
+    def pass_over(self, task: str, why: str) -> None:
+        """Take up this task no more, which was found to be damaged, until it can be read at another start."""
+        _log.error("%s; the other tasks go on", why)
+        with self._events.writing():
+            self._damaged.add(task)
+            self.damage.note(task, why)
+            if self._queue.row(task).state is TaskState.RUNNING:
+                self._queue.set_state(task, TaskState.QUEUED)
 
     def release(self, task: str, worker: str) -> None:
         """Queue a task again that this worker runs and gives up for now (the service stops); else do nothing."""
@@ -267,8 +291,14 @@ class Journal:
                         return TaskState.QUEUED
                     return row.state
                 case _:
-                    self._events.end_here(task, Outcome.CANCELLED, reason, report=row.worker is not None)
+                    self._end(row, reason)
                     return TaskState.ENDED
+
+    def _end(self, row: Row, reason: str) -> None:
+        try:
+            self._events.end_here(row.id, Outcome.CANCELLED, reason, report=row.worker is not None)
+        except JournalCorrupt as error:
+            self.damage.end(row.id, TaskEnded(outcome=Outcome.CANCELLED, reason=f"{reason}; {error}"))
 
     def cancel_requested(self, task: str) -> bool:
         """Did someone ask this running task to stop?"""
@@ -418,6 +448,8 @@ class Journal:
     def _submit(self, submission: Submission) -> Recorded:
         request = submission.request
         given = request.id or submission.task_id
+        if given and self.retention.was_removed(given):
+            return self._as_remembered(given)
         there = self._events.read(given, most=1) if given else []
         if given and there:
             self._mark_reuse(given, first_of(there), request)
@@ -430,6 +462,13 @@ class Journal:
         if request.after:
             self._put_after(self._queue.row(task), request.after)
         return recorded
+
+    def _as_remembered(self, task: str) -> Recorded:
+        """The first event of a task whose events were removed, as far as it is known."""
+        view = self.view(task)
+        request = TaskRequest(title=view.title, text="", repo=view.repo, id=None)
+        event = TaskSubmitted(request=request, name=view.name, origin="")
+        return Recorded.model_construct(task=task, seq=1, at=view.submitted_at, event=event)
 
     def _first_slot(self, request: TaskRequest) -> str | None:
         return None if request.schedule is None else next_slot(request.schedule, datetime.now(UTC))
@@ -470,6 +509,7 @@ class Journal:
         record = fold(events)  # before anything is written: a damaged task is found out here
         if not take(task):
             return None
+        self.damage.forget(task)
         self._events.remember(fold(events))  # another one: the worker keeps and advances its own
         advance(record, self._events.append(task, row.seq + 1, TaskClaimed(worker=worker), at=now()))
         return record

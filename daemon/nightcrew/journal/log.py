@@ -7,6 +7,7 @@ learns so before it does harm.
 from __future__ import annotations
 
 import contextlib
+import time
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
 
@@ -29,7 +30,7 @@ from nightcrew.journal.database import Database
 from nightcrew.journal.fold import TaskRecord, advance, fold, view
 from nightcrew.journal.ids import now
 from nightcrew.journal.queue import Queue, Row, unknown
-from nightcrew_tools.contract import Outcome, TaskState
+from nightcrew_tools.contract import Outcome, TaskNotFound, TaskState
 
 
 class Log:
@@ -42,6 +43,8 @@ class Log:
         # Folds of the tasks that this object appends to, so that the projection reads nothing back.
         self._live: dict[str, TaskRecord] = {}
         self._fresh: list[Recorded] = []
+        self._claimed: dict[str, float] = {}
+        """When this process claimed a task, by `time.monotonic`."""
 
     @contextlib.contextmanager
     def writing(self) -> Generator[None]:
@@ -65,7 +68,10 @@ class Log:
     def read(self, task: str, after: int = 0, most: int = -1) -> list[Recorded]:
         """Events with a number above `after`, in order; empty for an unknown task. Raises `JournalCorrupt`."""
         rows = self._database.all(
-            "SELECT seq, at, body FROM event WHERE task = ? AND seq > ? ORDER BY seq LIMIT ?", task, after, most
+            "SELECT seq, at, body, elapsed FROM event WHERE task = ? AND seq > ? ORDER BY seq LIMIT ?",
+            task,
+            after,
+            most,
         )
         return [_recorded(task, *row) for row in rows]
 
@@ -73,7 +79,7 @@ class Log:
         """Like `read`, but up to the first event that cannot be read, with what is wrong with that one."""
         events: list[Recorded] = []
         rows = self._database.all(
-            "SELECT seq, at, body FROM event WHERE task = ? AND seq > ? ORDER BY seq", task, after
+            "SELECT seq, at, body, elapsed FROM event WHERE task = ? AND seq > ? ORDER BY seq", task, after
         )
         for row in rows:
             try:
@@ -86,8 +92,16 @@ class Log:
         """The fold of a task's events. Raises `TaskNotFound`, `JournalCorrupt`."""
         events = self.read(task)
         if not events:
-            raise unknown(task)
+            raise self._none(task)
         return fold(events)
+
+    def _none(self, task: str) -> TaskNotFound:
+        """Why a task has no events."""
+        gone = self._database.all("SELECT removed FROM retired WHERE task = ? AND removed IS NOT NULL", task)
+        if gone:
+            words = "only how it ended is kept ([journal] keep_days and max_mib)"
+            return TaskNotFound(f"the events of task {task} were removed at {gone[0][0]}: {words}")
+        return unknown(task)
 
     # --- inside of `writing`
 
@@ -124,7 +138,11 @@ class Log:
             raise Stale(f"task {task} has its event {seq} already: another worker runs it")
         if seq > row.seq + 1:
             raise JournalError(f"task {task}: event {seq} cannot follow event {row.seq}")
-        recorded = Recorded.model_construct(task=task, seq=seq, at=at, event=event)
+        if isinstance(event, TaskClaimed):
+            self._claimed[task] = time.monotonic()
+        began = self._claimed.get(task)
+        elapsed = None if began is None else round(time.monotonic() - began, 3)
+        recorded = Recorded.model_construct(task=task, seq=seq, at=at, event=event, elapsed=elapsed)
         self._append(recorded, row)
         if isinstance(event, TaskEnded):
             self._release(row, event.outcome)
@@ -177,6 +195,7 @@ class Log:
         stored = view(record, state=state).model_dump_json()
         self._queue.update(task, state, recorded.seq, record.worker, stored, asked=record.asked is not None)
         if state is not TaskState.RUNNING:
+            self._claimed.pop(task, None)
             self._queue.drop_signals(task, "pause")
         if state is TaskState.ENDED:
             self._live.pop(task, None)
@@ -206,7 +225,8 @@ class Log:
         event = recorded.event
         body = event.model_dump_json()
         self._database.run(
-            "INSERT INTO event VALUES (?, ?, ?, ?, ?)", recorded.task, recorded.seq, recorded.at, event.kind, body
+            "INSERT INTO event (task, seq, at, kind, body, elapsed) VALUES (?, ?, ?, ?, ?, ?)",
+            *(recorded.task, recorded.seq, recorded.at, event.kind, body, recorded.elapsed),
         )
 
 
@@ -227,9 +247,9 @@ def _tokens(record: TaskRecord) -> int:
     return record.usage.prompt_tokens + record.usage.completion_tokens
 
 
-def _recorded(task: str, seq: int, at: str, body: str) -> Recorded:
+def _recorded(task: str, seq: int, at: str, body: str, elapsed: float | None) -> Recorded:
     try:
-        return Recorded.model_construct(task=task, seq=seq, at=at, event=EVENT.validate_json(body))
+        return Recorded.model_construct(task=task, seq=seq, at=at, event=EVENT.validate_json(body), elapsed=elapsed)
     except ValidationError as error:
         raise JournalCorrupt(
             f"task {task}: event {seq} cannot be read ({error.errors()[0]['msg']}); did a newer Nightcrew write it? "

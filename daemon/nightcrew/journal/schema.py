@@ -49,5 +49,12 @@ MIGRATIONS: dict[int, str] = {
     ) WITHOUT ROWID;
     CREATE TABLE setting (name TEXT PRIMARY KEY NOT NULL, value TEXT NOT NULL) WITHOUT ROWID;
     """,
+    # elapsed: seconds since the claim by a clock that nobody sets. damage: tasks that cannot be read, and why. retired:
+    # ended tasks that are too old since `due`, and those whose events are `removed`.
+    3: """
+    ALTER TABLE event ADD COLUMN elapsed REAL;
+    CREATE TABLE damage (task TEXT PRIMARY KEY NOT NULL, at TEXT NOT NULL, what TEXT NOT NULL) WITHOUT ROWID;
+    CREATE TABLE retired (task TEXT PRIMARY KEY NOT NULL, due TEXT NOT NULL, removed TEXT) WITHOUT ROWID;
+    """,
 }
 """What leads to a version from the one before. Only ever added to."""

@@ -10,7 +10,7 @@ from typing import Protocol
 
 from nightcrew.config import Config
 from nightcrew.delivery import as_after, result_paths, write_results
-from nightcrew.errors import EndpointDown, JournalUnavailable, NightcrewError, Stale
+from nightcrew.errors import EndpointDown, JournalCorrupt, JournalUnavailable, NightcrewError, Stale
 from nightcrew.events import Paused, Recorded, TaskClaimed, TaskEnded, Waiting
 from nightcrew.journal import Journal
 from nightcrew.journal.fold import TaskRecord
@@ -20,6 +20,9 @@ from nightcrew_tools.contract import Outcome
 from nightcrew_tools.groups import unwrapped
 
 log = logging.getLogger("nightcrew")
+
+LONGEST_TRY_SECONDS = 900.0
+"""Between two tries of an endpoint; what is longer was no waiting."""
 
 Say = Callable[[str], None]
 
@@ -65,6 +68,8 @@ class Attendant:
                 log.info("task %s was taken over", task)
             elif storage_error(cause):
                 raise JournalUnavailable(f"task {task} stopped where its journal stands: {cause}") from cause
+            elif isinstance(cause, JournalCorrupt):
+                self._journal.pass_over(task, str(cause))
             elif isinstance(cause, EndpointDown) and may_wait and _may_wait(record, self._journal.read(task)):
                 self._wait(task, str(cause))
             else:
@@ -141,15 +146,14 @@ async def write_owed(config: Config, journal: Journal, task: str, leave: Callabl
 def _may_wait(record: TaskRecord, events: Sequence[Recorded]) -> bool:
     """Whether a task may go on waiting for an endpoint: as long as it may work, counted from where the wait began.
 
-    Not from the task's own beginning: a machine that was off for a night has not used up anything.
+    Not from the task's own beginning: a machine that was off for a night has not used up anything, nor has a clock that
+    was set.
     """
-    since: str | None = None
+    waited, later = 0.0, datetime.now(UTC)
     for recorded in reversed(events):
-        if isinstance(recorded.event, Waiting):
-            since = recorded.at
-        elif not isinstance(recorded.event, TaskClaimed):
+        if not isinstance(recorded.event, Waiting | TaskClaimed):
             break
-    if since is None:
-        return True
-    waited = (datetime.now(UTC) - datetime.fromisoformat(since)).total_seconds()
+        at = datetime.fromisoformat(recorded.at)
+        waited += min(max(0.0, (later - at).total_seconds()), LONGEST_TRY_SECONDS)
+        later = at
     return waited < record.request.limits.minutes * 60

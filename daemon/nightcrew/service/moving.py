@@ -82,8 +82,7 @@ def _refuse_to_overwrite(file: Path) -> None:
 
 
 async def _copy(config: Config, journal: Journal, task: str, file: Path) -> Moving:
-    events = journal.read(task)
-    record = fold(events)
+    events, record = journal.read(task), journal.record(task)
     paths = result_paths(config.outbox, record.name)
     results = {
         f"results/{name}": path.read_bytes()

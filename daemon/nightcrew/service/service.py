@@ -17,7 +17,7 @@ import anyio
 from anyio.abc import TaskGroup
 
 from nightcrew.config import Config
-from nightcrew.errors import JournalUnavailable, NightcrewError, TaskFileError
+from nightcrew.errors import JournalCorrupt, JournalUnavailable, NightcrewError, TaskFileError
 from nightcrew.events import Paused, Recorded, TaskSubmitted
 from nightcrew.gateway import used_up
 from nightcrew.intake.inbox import Intake
@@ -30,6 +30,7 @@ from nightcrew.service.attendant import Attendant, OpenWorker, Say
 from nightcrew.service.capacity import Capacity
 from nightcrew.service.door import validate
 from nightcrew.service.herald import Herald
+from nightcrew.service.keeping import Keeping
 from nightcrew.service.notify import Notifier
 from nightcrew_tools.contract import Outcome, TaskRequest, TaskState
 
@@ -124,6 +125,10 @@ class Service:
                     async with anyio.create_task_group() as group:
                         group.start_soon(self._intake(journal).run)
                         group.start_soon(self._look_after, journal, locks)
+                        keeping = Keeping(
+                            config, journal, self.health, say=self._say, is_idle=lambda: not self._running
+                        )
+                        group.start_soon(keeping.run)
                         self.started.set()
                         self.herald.ready()
                         await self._dispatch(journal, locks, attendant, group)
@@ -186,7 +191,12 @@ class Service:
     def _claims(self, journal: Journal, locks: RunLocks) -> Iterator[TaskRecord]:
         """What may be started now. A task that a person has decided about waits for nobody's work to end."""
         for task in journal.decided():
-            if (record := journal.claim_task(task, self._name, locks=locks)) is not None:
+            try:
+                record = journal.claim_task(task, self._name, locks=locks)
+            except JournalCorrupt as error:
+                journal.pass_over(task, str(error))
+                continue
+            if record is not None:
                 yield record
         while len(self._running) < self._config.concurrency:
             requests = [self._requests[task] for task in self._running]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -11,6 +12,7 @@ import anyio
 
 from nightcrew.config import Config, WorkspaceSettings
 from nightcrew.delivery import result_paths, write_results
+from nightcrew.errors import JournalCorrupt
 from nightcrew.journal import Journal
 from nightcrew.service.attendant import Say
 from nightcrew_tools.contract import TaskNotFound, TaskState, TaskView
@@ -90,14 +92,14 @@ def _view(journal: Journal | None, task: str) -> TaskView | None:
         return None
 
 
-def surplus(settings: WorkspaceSettings, there: list[Shelved]) -> list[tuple[Shelved, str]]:
-    """What has to go and why: what nobody wants kept, then what is too old, then the oldest over the size."""
+def surplus(settings: WorkspaceSettings, there: list[Shelved], *, by_age: bool = True) -> list[tuple[Shelved, str]]:
+    """What has to go and why: what nobody wants kept, then what is too old (`by_age`), then the oldest over"""
     going: list[tuple[Shelved, str]] = []
     left: list[Shelved] = []
     for one in sorted((one for one in there if one.ended), key=lambda one: -one.age_seconds):
         if not one.kept:
             going.append((one, "its task has ended"))
-        elif one.age_seconds > settings.max_age_days * 86400:
+        elif by_age and one.age_seconds > settings.max_age_days * 86400:
             going.append((one, f"its task ended more than {settings.max_age_days:g} days ago"))
         else:
             left.append(one)
@@ -110,9 +112,10 @@ def surplus(settings: WorkspaceSettings, there: list[Shelved]) -> list[tuple[She
     return going
 
 
-async def trim(config: Config, journal: Journal, workspaces: Workspaces, say: Say) -> None:
-    """Remove what need not be kept any longer, and say so."""
-    for one, why in surplus(config.workspaces, await shelf(config.workspaces, journal, workspaces)):
+async def trim(config: Config, journal: Journal, workspaces: Workspaces, say: Say, *, by_age: bool = True) -> None:
+    """Remove what need not be kept any longer, and say so; without `by_age` nothing for being old."""
+    there = await shelf(config.workspaces, journal, workspaces)
+    for one, why in surplus(config.workspaces, there, by_age=by_age):
         try:
             await workspaces.remove(one.task)
         except OSError as error:
@@ -120,7 +123,7 @@ async def trim(config: Config, journal: Journal, workspaces: Workspaces, say: Sa
         else:
             say(f"removed the workspace of task {one.task} ({one.bytes / 1024**2:.1f} MiB): {why}")
     settings = config.workspaces
-    age, most = settings.max_age_days * 86400, settings.cache_gib * 1024**3
+    age, most = settings.max_age_days * 86400 if by_age else math.inf, settings.cache_gib * 1024**3
     for cache in await workspaces.trim_caches(max_age_seconds=age, max_bytes=most):
         say(f"removed {cache.path}, the cache of a source ({cache.bytes / 1024**2:.1f} MiB): unused or over the size")
 
@@ -150,7 +153,12 @@ async def tidy(config: Config, journal: Journal, workspaces: Workspaces, say: Sa
         if view is None or view.state is not TaskState.ENDED:
             continue
         if not result_paths(config.outbox, view.name).markdown.exists():
-            write_results(config.outbox, journal.record(task), await leave(config, workspaces, task))
+            try:
+                record = journal.record(task)
+            except (JournalCorrupt, TaskNotFound) as error:
+                log.warning("task %s: no report can be written: %s", task, error)
+                continue
+            write_results(config.outbox, record, await leave(config, workspaces, task))
     # What another process is in the middle of making is not its leftover.
     await workspaces.sweep({view.id for view in journal.tasks([TaskState.RUNNING])})
     await trim(config, journal, workspaces, say)

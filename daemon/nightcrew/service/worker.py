@@ -10,6 +10,7 @@ from nightcrew.agent.runner import Runner
 from nightcrew.config import Config, environment
 from nightcrew.journal import Journal
 from nightcrew.journal.fold import TaskRecord
+from nightcrew.journal.health import ClockWatch
 from nightcrew.service.attendant import Say
 from nightcrew.service.boxes import box_limits, toolchains
 from nightcrew.service.upkeep import leave, tidy, trim
@@ -62,11 +63,13 @@ class CrewWorker:
         self._journal = journal
         self._workspaces = workspaces
         self._runner = runner
+        self._clock = ClockWatch()
         self._say = say
 
     async def run(self, task: str) -> TaskRecord:
         record = await self._runner.run(task)
-        await trim(self._config, self._journal, self._workspaces, self._say)
+        calm = self._clock.is_calm()
+        await trim(self._config, self._journal, self._workspaces, self._say, by_age=calm)
         return record
 
     async def leave(self, task: str) -> str:
