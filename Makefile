@@ -3,7 +3,7 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help demo test check run setup bench mcpb conformance fuzz clean integration-smg
+.PHONY: help demo test check run setup bench mcpb conformance fuzz clean integration-smg integration-tokenizers
 
 RUN := .venv/bin/
 DEMO ?=
@@ -19,6 +19,7 @@ help:
 	@echo "make conformance  the MCP server under the protocol's own suite, the inspector and the bundle's validator (from npm)"
 	@echo "make fuzz    10,000 calls of MCP tools that no model should make (SEED=N for those of an earlier run)"
 	@echo "make integration-smg  the command that \`nightcrew crew route\` writes, run before fake servers with the real smg"
+	@echo "make integration-tokenizers  the chat templates and marked control tokens, read by the models' own tokenizers"
 	@echo "make bench   the benchmarks; each prints a table and a JSON line"
 
 demo: setup
@@ -46,8 +47,8 @@ mcpb: setup
 conformance: setup
 	$(RUN)python scripts/conformance
 
-integration-smg: setup
-	scripts/integration smg
+integration-smg integration-tokenizers: integration-%: setup
+	scripts/integration $*
 
 bench: setup
 	$(RUN)python bench/overhead.py
