@@ -9,6 +9,7 @@ RUN := .venv/bin/
 DEMO ?=
 TEST ?=
 SEED := $(or $(SEED),$(shell od -An -N4 -tu4 /dev/urandom | tr -d ' '))
+CHAOS_SEED := $(or $(NIGHTCREW_CHAOS_SEED),$(SEED))
 
 help:
 	@echo "make demo    a real model repairs a small repository: set-up, weights and all (DEMO='--case NAME' chooses, --list shows)"
@@ -20,6 +21,8 @@ help:
 	@echo "make fuzz    10,000 calls of MCP tools that no model should make (SEED=N for those of an earlier run)"
 	@echo "make integration-smg  the command that \`nightcrew crew route\` writes, run before fake servers with the real smg"
 	@echo "make integration-tokenizers  the chat templates and marked control tokens, read by the models' own tokenizers"
+	@echo "make chaos   the service killed 300 times over 40 tasks, and 10,000 files into the inbox under kills"
+	@echo "             (NIGHTCREW_CHAOS_SEED=N for those of an earlier run; about half an hour)"
 	@echo "make bench   the benchmarks; each prints a table and a JSON line"
 
 demo: setup
@@ -40,6 +43,15 @@ run: setup
 fuzz: setup
 	@echo "seed $(SEED)"
 	NIGHTCREW_FUZZ_CALLS=10000 $(RUN)pytest tests/tools/test_fuzz.py --hypothesis-seed=$(SEED)
+
+.PHONY: chaos
+chaos: setup
+	@echo "seed $(CHAOS_SEED)"
+	NIGHTCREW_CHAOS_SEED=$(CHAOS_SEED) NIGHTCREW_CHAOS_KILLS=$(or $(NIGHTCREW_CHAOS_KILLS),300) \
+	NIGHTCREW_CHAOS_TASKS=$(or $(NIGHTCREW_CHAOS_TASKS),40) $(RUN)pytest -s tests/e2e/test_chaos.py
+	[[ ! -e tests/e2e/test_inbox_fire.py ]] || NIGHTCREW_CHAOS_SEED=$(CHAOS_SEED) \
+	NIGHTCREW_CHAOS_KILLS=$(or $(NIGHTCREW_CHAOS_KILLS),25) NIGHTCREW_CHAOS_FILES=$(or $(NIGHTCREW_CHAOS_FILES),10000) \
+	$(RUN)pytest -s tests/e2e/test_inbox_fire.py
 
 mcpb: setup
 	$(RUN)python scripts/mcpb

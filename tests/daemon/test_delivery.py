@@ -6,6 +6,7 @@ import json
 import os
 import re
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -25,7 +26,7 @@ from fakes.records import (
 from nightcrew.delivery.patches import changed_files
 from nightcrew.delivery.quoting import clean, code, one_line
 from nightcrew.delivery.results import Report, as_after, report_json, report_markdown, result_paths, write_results
-from nightcrew.delivery.writing import write_atomically
+from nightcrew.delivery.writing import sweep, write_atomically
 from nightcrew.domain import Check, CheckResult, Plan, Step, Verdict
 from nightcrew.events import (
     AttemptEnded,
@@ -391,3 +392,19 @@ def test_a_file_with_the_longest_name_can_be_written_and_nothing_else_is_left(tm
         assert path.read_bytes() == content
     assert list(tmp_path.iterdir()) == [path]
     assert path.stat().st_mode & 0o777 == 0o644
+
+
+def test_what_a_killed_process_had_half_written_goes_and_what_a_living_one_writes_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writing = """
+import os, pathlib, sys
+from nightcrew.delivery.writing import write_atomically
+pathlib.Path.replace = lambda *_: os._exit(9)
+write_atomically(pathlib.Path(sys.argv[1]), b"half")
+"""
+    assert subprocess.run([sys.executable, "-c", writing, str(tmp_path / "fix.report.md")], check=False).returncode == 9
+    assert len(list(tmp_path.iterdir())) == 1
+    monkeypatch.setattr(Path, "replace", lambda *_: sweep(tmp_path))
+    write_atomically(tmp_path / "other.report.md", b"whole")
+    assert [path.name.split("-")[0] for path in tmp_path.iterdir()] == [f".{os.getpid()}"]

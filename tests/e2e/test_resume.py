@@ -15,9 +15,10 @@ from fakes.house import FIX, House, call, house, script
 from fakes.outside import Names, World
 from nightcrew.agent import executor, prompts, toolbox
 from nightcrew.config import CrewSettings, NetworkSettings, RoleSettings
-from nightcrew.events import Event, ToolRan
+from nightcrew.delivery import write_results
+from nightcrew.events import Delivered, Event, ToolRan
 from nightcrew.service.worker import open_worker
-from nightcrew_tools.contract import Outcome
+from nightcrew_tools.contract import Outcome, TaskState
 from nightcrew_workspaces import egress
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(60)]
@@ -86,12 +87,12 @@ async def test_a_task_from_a_version_that_noted_no_opening_goes_on_with_todays(o
 def _forget_openings(home: House, task: str) -> None:
     """Write the journal anew as an older version would have written it."""
     events = [one for one in home.journal.read(task) if one.event.kind != "conversation_opened"]
-    with home.journal._writing():
+    with home.journal._events.writing():
         home.journal._database.run("DELETE FROM event WHERE task = ?", task)
         for seq, one in enumerate(events, start=1):
-            home.journal._insert(one.model_copy(update={"seq": seq}))
+            home.journal._events.insert(one.model_copy(update={"seq": seq}))
         home.journal._database.run("UPDATE task SET seq = ? WHERE id = ?", len(events), task)
-    home.journal._live.clear()
+    home.journal._events.forget()
 
 
 async def test_a_role_of_todays_configuration_shapes_what_begins_today(open_tmp: Path) -> None:
@@ -140,6 +141,42 @@ async def test_a_command_with_a_network_that_was_cut_off_is_never_run_again(
         assert [path for path in home.patch(record).splitlines() if path.startswith("diff")] == [
             "diff --git a/stats.py b/stats.py"
         ]
+
+
+async def test_a_cancel_that_comes_after_the_branch_does_not_unsay_it(open_tmp: Path) -> None:
+    async with house(open_tmp, script()) as home:
+        task = home.submit()
+        home.journal.subscribe(lambda one: home.journal.request_cancel(task) if _is_delivered(one.event) else None)
+        assert (await home.runner.run(task)).ended.outcome is Outcome.DELIVERED  # type: ignore[union-attr]
+
+        task = home.submit("# Fix mean() again")
+        await run_until(home, task, _is_delivered)
+        home.journal.release(task, "test")
+        assert home.journal.request_cancel(task) is TaskState.QUEUED
+        assert home.journal.claim_task(task, "test") is not None
+        record = await home.runner.run(task)
+        assert record.ended is not None
+        assert record.ended.outcome is Outcome.DELIVERED
+        assert home.report(record).startswith("# Delivered and verified")
+
+
+def _is_delivered(event: Event) -> bool:
+    return isinstance(event, Delivered)
+
+
+async def test_a_report_that_its_runner_was_killed_over_is_written_anew_when_the_task_ended_otherwise(
+    open_tmp: Path,
+) -> None:
+    async with house(open_tmp, script()) as home:
+        task = home.submit()
+        await run_until(home, task, lambda event: isinstance(event, ToolRan))
+        write_results(home.config.outbox, home.journal.record(task), "")  # without an end: what a killed runner left
+        home.journal.release(task, "test")
+        assert home.journal.request_cancel(task) is TaskState.ENDED
+        async with open_worker(home.config, home.journal, lambda _: None):
+            record = home.journal.record(task)
+            assert record.ended is not None
+            assert record.ended.reason in home.report(record)
 
 
 async def test_a_command_without_a_network_is_not_announced_and_so_run_again(open_tmp: Path) -> None:

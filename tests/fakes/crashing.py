@@ -14,6 +14,7 @@ from nightcrew.config import Dialect
 from nightcrew.events import Recorded
 from nightcrew.gateway import JournalGateway
 from nightcrew.journal import Journal
+from nightcrew.journal.log import Log
 from nightcrew.service import Service
 from nightcrew.service.approval import settle_here
 from nightcrew.service.worker import open_worker
@@ -38,13 +39,13 @@ class _Striker:
         self._blow = blow
         self._seen = 0
         if blow is not None and not blow.after:
-            insert = Journal._insert
+            insert = Log.insert
 
-            def insert_or_die(journal: Journal, recorded: Recorded) -> None:
+            def insert_or_die(log: Log, recorded: Recorded) -> None:
                 self._count(recorded)
-                insert(journal, recorded)
+                insert(log, recorded)
 
-            Journal._insert = insert_or_die  # type: ignore[method-assign]
+            Log.insert = insert_or_die  # type: ignore[method-assign]
 
     def written(self, recorded: Recorded) -> None:
         """An event is on the disk."""

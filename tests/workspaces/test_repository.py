@@ -14,6 +14,7 @@ import anyio
 import pytest
 
 from fakes.repositories import commit, everything, git, make
+from nightcrew_workspaces import repository
 from nightcrew_workspaces.depot import make_depot
 from nightcrew_workspaces.errors import GitError, RepositoryError
 from nightcrew_workspaces.git import Git, Owner, safe_config
@@ -435,6 +436,30 @@ async def test_another_gits_lock_is_waited_for(source, published):
 
         group.start_soon(release)
         assert await published[3]() == "nightcrew/1-fix"
+
+
+async def test_a_lock_that_a_killed_git_left_on_the_branch_is_removed_and_no_other(source, published, monkeypatch):
+    monkeypatch.setattr(repository, "_LEFT_SECONDS", 0.2)
+    monkeypatch.setattr(repository, "_PUBLISH_SECONDS", 2.0)
+    heads = source / ".git/refs/heads"
+    (heads / "nightcrew").mkdir(parents=True)
+    left, another = heads / "nightcrew/1-fix.lock", heads / "nightcrew/2-fix.lock"
+    left.touch()
+    another.touch()
+    assert await published[3]() == "nightcrew/1-fix"
+    assert not left.exists()
+    assert another.exists()
+
+
+async def test_a_lock_behind_a_link_is_nobodys_to_remove(source, published, monkeypatch, tmp_path):
+    monkeypatch.setattr(repository, "_LEFT_SECONDS", 0.1)
+    monkeypatch.setattr(repository, "_PUBLISH_SECONDS", 0.5)
+    lock = tmp_path / "1-fix.lock"
+    lock.touch()
+    (source / ".git/refs/heads/nightcrew").symlink_to(tmp_path)
+    with pytest.raises(RepositoryError):
+        await published[3]()
+    assert lock.exists()
 
 
 async def test_several_results_are_published_at_once(source, published):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
+import os
 import re
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -15,9 +18,15 @@ from nightcrew_workspaces.git import Git
 from nightcrew_workspaces.policy import BoxUser
 from nightcrew_workspaces.source import SourceState
 
+_log = logging.getLogger("nightcrew")
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+
 DURABLE = ("-c", "core.fsync=pack,pack-metadata,loose-object,reference")
 _PUBLISH_SECONDS = 30.0
 """How long another git's lock on the source is waited for."""
+_LEFT_SECONDS = 3.0
+"""A lock on the new branch that is the same for so long was left by a git that was killed: git holds one for moments,
+and nobody but one task publishes under its name."""
 _MOST_NAMES = 1000
 _NOT_IN_BRANCHES = re.compile(r"[\x00-\x20\x7f~^:?*\[\\]|\.\.|@\{|//|/\.|\.lock(?:/|$)|^[-/.]|[/.]$")
 
@@ -144,6 +153,7 @@ async def _create_branch(theirs: Git, git_dir: Path, name: str, commit: str) -> 
     """Create one branch. Returns None when done, "folder" where a branch has the name of its folder, else "taken"."""
     update = ("update-ref", "-m", "nightcrew: result of a task", f"refs/heads/{name}", commit, "0" * len(commit))
     deadline = anyio.current_time() + _PUBLISH_SECONDS
+    lock = _Lock(git_dir, name)
     while True:
         try:
             await theirs.run(*DURABLE, *update, git_dir=git_dir)
@@ -155,4 +165,30 @@ async def _create_branch(theirs: Git, git_dir: Path, name: str, commit: str) -> 
                 return "taken"
             if "File exists" not in error.stderr or anyio.current_time() > deadline:
                 raise
+            lock.remove_if_left()
             await anyio.sleep(0.05)
+
+
+class _Lock:
+    """git's lock on one branch of a source, while it is in the way."""
+
+    def __init__(self, git_dir: Path, name: str) -> None:
+        self._git_dir = git_dir
+        self._parts = ("refs", "heads", *f"{name}.lock".split("/"))
+        self._seen: tuple[int, int, int] | None = None
+        self._since = 0.0
+
+    def remove_if_left(self) -> None:
+        """Remove the lock when it has been the same one for long enough. Links on the way to it are not followed."""
+        with contextlib.ExitStack() as opened, contextlib.suppress(OSError):
+            folder = os.open(self._git_dir, _FOLDER)
+            opened.callback(os.close, folder)
+            for part in self._parts[:-1]:
+                folder = os.open(part, _FOLDER | os.O_NOFOLLOW, dir_fd=folder)
+                opened.callback(os.close, folder)
+            found = os.stat(self._parts[-1], dir_fd=folder, follow_symlinks=False)
+            if (seen := (found.st_ino, found.st_size, found.st_mtime_ns)) != self._seen:
+                self._seen, self._since = seen, anyio.current_time()
+            elif anyio.current_time() - self._since > _LEFT_SECONDS:
+                _log.warning("%s: removed the lock %s, which a killed git left", self._git_dir, "/".join(self._parts))
+                os.unlink(self._parts[-1], dir_fd=folder)

@@ -102,6 +102,9 @@ class Runner:
         journal raises: nothing is done without it, and what a disk could not hold is no fault of the task.
         """
         try:
+            if ledger.record.delivered is not None:  # the branch is there, whoever cancels now
+                with anyio.CancelScope(shield=True):
+                    return await work.to_its_end()
             return await self._within_limits(ledger, work)
         except LimitReached as error:
             return Ended(Outcome.LIMITS, str(error))

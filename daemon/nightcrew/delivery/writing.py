@@ -18,7 +18,7 @@ def write_atomically(path: Path, content: bytes) -> None:
             return
     except FileNotFoundError:
         pass
-    handle, temporary = tempfile.mkstemp(prefix=".", suffix=".tmp", dir=path.parent)
+    handle, temporary = tempfile.mkstemp(prefix=f".{os.getpid()}-", suffix=".tmp", dir=path.parent)
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(content)
@@ -29,6 +29,14 @@ def write_atomically(path: Path, content: bytes) -> None:
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
+
+
+def sweep(folder: Path) -> None:
+    """Remove the half-written files of processes that were killed over them."""
+    for path in folder.glob(".*-*.tmp"):
+        process = path.name[1:].partition("-")[0]
+        if process.isdigit() and not Path("/proc", process).exists():
+            path.unlink(missing_ok=True)
 
 
 def sync_folder(folder: Path) -> None:

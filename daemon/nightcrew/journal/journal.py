@@ -290,6 +290,9 @@ class Journal:
                         self._queue.set_state(task, TaskState.QUEUED)
                         return TaskState.QUEUED
                     return row.state
+                case _ if self.view(task).commit:  # the branch is there: whoever takes it up writes the report of that
+                    self._queue.signal(task, "cancel", now())
+                    return row.state
                 case _:
                     self._end(row, reason)
                     return TaskState.ENDED

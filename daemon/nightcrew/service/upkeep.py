@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ import anyio
 
 from nightcrew.config import Config, WorkspaceSettings
 from nightcrew.delivery import result_paths, write_results
+from nightcrew.delivery.writing import sweep
 from nightcrew.errors import JournalCorrupt
 from nightcrew.journal import Journal
 from nightcrew.service.attendant import Say
@@ -85,6 +87,15 @@ async def _shelved(settings: WorkspaceSettings, journal: Journal | None, workspa
     )
 
 
+def _is_told(config: Config, view: TaskView) -> bool:
+    """Whether a task's report says how it ended: its runner may have been killed over another end than came to be."""
+    paths = result_paths(config.outbox, view.name)
+    try:
+        return paths.markdown.exists() and json.loads(paths.json.read_bytes())["reason"] == view.reason
+    except (OSError, ValueError, LookupError, TypeError):
+        return False
+
+
 def _view(journal: Journal | None, task: str) -> TaskView | None:
     try:
         return journal.view(task) if journal is not None else None
@@ -148,11 +159,13 @@ async def tidy(config: Config, journal: Journal, workspaces: Workspaces, say: Sa
 
     A task that was cancelled while it waited to be continued gets its report now, with what it had done.
     """
+    for folder in (config.outbox, config.rejected):
+        sweep(folder)
     for task in workspaces.tasks():
         view = _view(journal, task)
         if view is None or view.state is not TaskState.ENDED:
             continue
-        if not result_paths(config.outbox, view.name).markdown.exists():
+        if not _is_told(config, view):
             try:
                 record = journal.record(task)
             except (JournalCorrupt, TaskNotFound) as error:
