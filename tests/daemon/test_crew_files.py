@@ -62,6 +62,18 @@ def test_one_changed_line_makes_a_crew_of_ones_own(environ: dict[str, str]) -> N
     assert trio.roles["executor"].settings.temperature == 0.15
 
 
+def test_a_crew_says_how_many_of_its_tasks_run_at_once(environ: dict[str, str]) -> None:
+    write(environ, "mine", 'extends = "duo"\nconcurrency = 2\n')
+    assert load("mine", environ).settings().concurrency == 2
+    assert load("duo", environ).settings().concurrency is None
+
+
+def test_a_role_whose_model_sees_is_shown_pictures() -> None:
+    council = load("council", NOBODY)
+    assert council.roles["vision"].settings.vision and not council.roles["planner"].settings.vision
+    assert load("modern", NOBODY).roles["planner"].settings.vision
+
+
 def test_a_role_says_how_it_is_sampled_before_its_model_does(environ: dict[str, str]) -> None:
     write(environ, "mine", 'extends = "duo"\n[roles.planner]\ntemperature = 0.9\n')
     assert load("mine", environ).roles["planner"].settings.temperature == 0.9

@@ -185,6 +185,19 @@ def test_a_default_crew_that_nobody_defined_fails(cli: Cli, tmp_path: Path) -> N
     assert code == 1 and "no crew is called 'nobody'" in checks["crew"][0]["text"]
 
 
+def test_the_endpoints_of_a_default_crew_that_is_built_in_are_asked(cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "config.toml").write_text('crew = "mine"\n')
+    (tmp_path / "crews").mkdir()
+    (tmp_path / "crews/mine.toml").write_text(
+        'extends = "duo"\n[servers."Qwen/Qwen3-32B"]\nport = 1\n[servers."mistralai/Devstral-Small-2507"]\nport = 2\n'
+    )
+    code, checks = examined(cli)
+    assert code == 1
+    assert [line["text"].split(": ")[:2] for line in checks["crew"]] == [["mine", "planner"], ["mine", "executor"]]
+    (tmp_path / "crews/mine.toml").write_text("about = 3\n")
+    assert "about: " in examined(cli)[1]["crew"][0]["text"]
+
+
 def test_a_damaged_journal_fails(cli: Cli, tmp_path: Path) -> None:
     (tmp_path / "home").mkdir()
     (tmp_path / "home/journal.sqlite").write_bytes(b"not a database, not at all" * 100)

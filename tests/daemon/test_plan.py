@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import os
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fakes.plans import GOLDEN, MACHINES, crews, planned, table
-from nightcrew.crew.files import load_builtin
-from nightcrew.crew.planning import wants
+from nightcrew.crew.files import load, load_builtin
+from nightcrew.crew.planning import plan_crew, wants
 from nightcrew.errors import ConfigError
 from nightcrew.serving import memory
 from nightcrew.serving.mainmemory import RESERVE_GIB
@@ -29,6 +30,17 @@ pytestmark = pytest.mark.timeout(60)
 CHAT = [card for card in catalog().values() if card.kind == "chat"]
 SIZES = st.floats(16, 300)
 FEW = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+
+
+@pytest.fixture
+def environ(tmp_path: Path) -> dict[str, str]:
+    (tmp_path / "nightcrew/crews").mkdir(parents=True)
+    return {"XDG_CONFIG_HOME": str(tmp_path)}
+
+
+def own(environ: dict[str, str], text: str) -> None:
+    """A person's own crew, called `mine`."""
+    (Path(environ["XDG_CONFIG_HOME"]) / "nightcrew/crews/mine.toml").write_text(text, encoding="utf-8")
 
 
 def cards(gib: float, count: int = 1) -> list[Gpu]:
@@ -337,6 +349,58 @@ def test_main_memory_goes_to_caches_that_it_is_larger_than() -> None:
     assert all(server.hicache_gib and server.hicache_gib > server.arithmetic.kv_gib for server in rich.servers)
     assert sum(server.hicache_gib or 0 for server in rich.servers) <= 256 - RESERVE_GIB
     assert any("main memory" in warning for warning in planned("trio", 94.97, ram_gib=18).warnings)
+
+
+def test_an_embedder_gets_the_cache_that_it_needs_and_no_more(environ: dict[str, str]) -> None:
+    own(
+        environ,
+        """extends = "trio"
+roles.embedder = { model = "Qwen/Qwen3-Embedding-0.6B", context = 8192, requests = 4 }""",
+    )
+    plan = plan_crew(load("mine", environ), cards(94.97))
+    server = plan.server("qwen3-embedding-0.6b")
+    assert server is not None and server.max_total_tokens == 4 * 8192
+    assert not server.priority_scheduling
+
+
+def test_what_a_crew_file_settles_about_a_server_is_kept(environ: dict[str, str]) -> None:
+    own(
+        environ,
+        """extends = "trio"
+[servers."Qwen/Qwen3-32B"]
+format = "Qwen/Qwen3-32B-FP8"
+kv = "fp8_e5m2"
+tp = 2
+port = 31000
+draft = true""",
+    )
+    server = plan_crew(load("mine", environ), cards(80, 2)).server("qwen3-32b")
+    assert server is not None and server.draft is not None
+    assert (server.checkpoint.hf_id, server.kv_dtype) == ("Qwen/Qwen3-32B-FP8", "fp8_e5m2")
+    assert (server.tp, server.gpu_ids, server.port) == (2, (0, 1), 31000)
+    assert server.arithmetic.weights_gib == (32.0 + 1.5) / 2
+    # One layer more than the model's 64 keeps keys and values.
+    assert server.arithmetic.kv_bytes_per_token == 2 * 65 * 4 * 128
+
+
+@pytest.mark.parametrize(
+    ("model", "wish", "said"),
+    [
+        ("Qwen/Qwen3-32B", "tp = 3", "3 cards cannot share 64 heads and 8 KV heads evenly"),
+        ("mistralai/Devstral-Small-2507", "draft = true", "names no way to decode mistralai/Devstral-Small-2507"),
+    ],
+)
+def test_what_a_model_cannot_do_is_refused(environ: dict[str, str], model: str, wish: str, said: str) -> None:
+    own(environ, f'extends = "duo"\n[servers."{model}"]\n{wish}')
+    with pytest.raises(ConfigError, match=said):
+        plan_crew(load("mine", environ), cards(141, 4))
+
+
+def test_more_cards_than_there_are_is_said(environ: dict[str, str]) -> None:
+    own(environ, 'extends = "duo"\n[servers."Qwen/Qwen3-32B"]\ntp = 2')
+    plan = plan_crew(load("mine", environ), cards(141))
+    assert "to be spread over 2 cards, and there is 1" in plan.misfits[0].what
+    assert any("2 × 141 GiB" in nearest for nearest in plan.misfits[0].nearest)
 
 
 # --- what does not fit

@@ -40,6 +40,26 @@ async def test_a_named_crew_is_bound_to_its_models_and_keys(tmp_path: Path) -> N
         assert "secret" not in repr(crew)
 
 
+async def test_a_built_in_crew_works_by_its_name_alone(tmp_path: Path) -> None:
+    async with roster(tmp_path, crew="trio") as crews:
+        crew = await crews.crew(None)
+        assert crew.models() == {
+            "planner": "Qwen/Qwen3-32B @ http://127.0.0.1:30000/v1",
+            "executor": "mistralai/Devstral-Small-2507 @ http://127.0.0.1:30001/v1",
+            "verifier": "Qwen/Qwen3-32B @ http://127.0.0.1:30000/v1",
+        }
+        assert crew.planner.settings.thinking is True
+        assert (crew.executor.settings.temperature, crew.executor.settings.thinking) == (0.15, None)
+
+
+async def test_a_crew_file_is_read_when_a_task_names_it(tmp_path: Path) -> None:
+    async with roster(tmp_path) as crews:
+        folder = tmp_path / ".config/nightcrew/crews"
+        folder.mkdir(parents=True)
+        (folder / "mine.toml").write_text('extends = "duo"\nroles.executor.model = "Qwen/Qwen3-14B"\n')
+        assert (await crews.crew("mine")).executor.settings.model == "Qwen/Qwen3-14B"
+
+
 async def test_the_configured_crew_is_the_default(tmp_path: Path) -> None:
     async with roster(tmp_path, crew="duo") as crews:
         assert (await crews.crew(None)).name == "duo"

@@ -2,6 +2,7 @@
 
     about = "what it is good for"
     extends = "duo"                     # another crew; tables are merged, everything else replaced
+    concurrency = 2                     # tasks of this crew at the same time
 
     [roles.scout]
     model = "deepseek-ai/DeepSeek-R1-0528-Qwen3-8B"   # served here, on a port of its own
@@ -91,7 +92,7 @@ class CrewFile(Frozen):
     """Path, or `built-in`."""
     embedded: bool = False
     """The embedded model plays all roles; nothing is planned or started."""
-    concurrency: int | None = None
+    concurrency: Annotated[int, Field(ge=1, le=256)] | None = None
     """Its tasks at the same time; see `CrewSettings`."""
     roles: Mapping[str, BoundRole] = Field(default_factory=dict[str, BoundRole])
     servers: Mapping[str, ServerWish] = Field(default_factory=dict[str, ServerWish])
@@ -274,7 +275,7 @@ def _manners(table: Mapping[str, Any]) -> dict[str, Any]:
         return dict(table)
     own = {key: value for key, value in table.items() if key != "thinking" or card.thinking_switch}
     sampling = card.sampling_plain if own.get("thinking") is False else None
-    return {**(sampling or card.sampling).request_keys(), **own}
+    return {**(sampling or card.sampling).request_keys(), **({"vision": True} if card.vision else {}), **own}
 
 
 def _ports(models: tuple[str, ...], servers: Mapping[str, ServerWish]) -> dict[str, int]:

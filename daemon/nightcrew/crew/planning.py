@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from nightcrew.crew.files import SMALL, CrewFile, load_builtin
+from nightcrew.crew.files import SMALL, CrewFile, ServerWish, load_builtin
 from nightcrew.errors import ConfigError
 from nightcrew.serving.localmodel import look_up
 from nightcrew.serving.mainmemory import share
+from nightcrew.serving.memory import can_split
 from nightcrew.serving.models import ModelCard
 from nightcrew.serving.nearest import misfit
 from nightcrew.serving.plan import CrewPlan, Gpu, Misfit, ServerPlan
@@ -23,19 +24,32 @@ def wants(crew: CrewFile, *, context: Mapping[str, int] | None = None) -> list[W
     for model, roles in crew.models().items():
         card = _card(crew, model)
         uses = tuple(_use(crew, role, card, context or {}) for role in roles)
-        wish = crew.servers.get(model)
+        wish = _wish(crew, model, card)
         found.append(
             Want(
                 card=card,
                 uses=uses,
                 port=crew.port(model),
-                format=wish.format if wish else None,
-                kv=wish.kv if wish else None,
-                tp=wish.tp if wish else None,
-                draft=wish.draft if wish else None,
+                format=wish.format,
+                kv=wish.kv,
+                tp=wish.tp,
+                draft=wish.draft,
             )
         )
     return found
+
+
+def _wish(crew: CrewFile, model: str, card: ModelCard) -> ServerWish:
+    """What the file settles about a model's server, where the model can do it."""
+    wish = crew.servers.get(model, ServerWish())
+    where = f"crew {crew.name}: servers.{model!r}"
+    if wish.draft and card.draft is None:
+        raise ConfigError(f"{where}: draft: the catalog names no way to decode {card.hf_id} speculatively")
+    if wish.tp is not None and not can_split(card, wish.tp):
+        raise ConfigError(
+            f"{where}: tp: {wish.tp} cards cannot share {card.heads} heads and {card.kv_heads} KV heads evenly"
+        )
+    return wish
 
 
 def plan_crew(

@@ -35,6 +35,9 @@ def _why(wants: Sequence[Want], gpus: Sequence[Gpu]) -> str:
     if missing:
         there = ", ".join(dict.fromkeys(one.format for one in missing[0].card.checkpoints))
         return f"{missing[0].card.hf_id} has no checkpoint {missing[0].format}: there are {there}"
+    wide = max((want.tp or 1 for want in wants), default=1)
+    if wide > len(gpus):
+        return f"a server is to be spread over {wide} cards, and there {'is' if len(gpus) == 1 else 'are'} {len(gpus)}"
     smallest = [min(options(want, gpus), key=_taken) for want in wants]
     room = sum(usable_gib(gpu) for gpu in gpus)
     cards = f"the card has {room:.1f} GiB" if len(gpus) == 1 else f"the {len(gpus)} cards together have {room:.1f} GiB"

@@ -293,8 +293,11 @@ def _grow(one: Placed, all_placed: Sequence[Placed], cards: Cards) -> Placed:
     def need_gib(each: Placed) -> float:
         return each.option.kv_gib(each.option.want.wished_tokens, each.tp)
 
+    if one.option.want.card.kind == "embedding":
+        return one  # no conversation comes back to it, so that more would hold nothing
+    takers = [each for each in all_placed if each.option.want.card.kind != "embedding"]
     share = min(
-        cards.free[gpu] * need_gib(one) / sum(need_gib(other) for other in all_placed if gpu in other.gpu_ids)
+        cards.free[gpu] * need_gib(one) / sum(need_gib(other) for other in takers if gpu in other.gpu_ids)
         for gpu in one.gpu_ids
     )
     return replace(one, tokens=one.tokens + memory.tokens_in(share, one.option.cell_bytes(one.tp)))
