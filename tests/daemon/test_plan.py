@@ -21,7 +21,7 @@ from nightcrew.errors import ConfigError
 from nightcrew.serving import memory
 from nightcrew.serving.mainmemory import RESERVE_GIB
 from nightcrew.serving.models import ModelCard, catalog
-from nightcrew.serving.nearest import misfit
+from nightcrew.serving.nearest import USUAL_GIB, misfit
 from nightcrew.serving.plan import CrewPlan, Gpu, ServerPlan
 from nightcrew.serving.planner import Arrangement, Use, Want, arrange, options, start_in_order, usable_gib
 
@@ -239,6 +239,15 @@ def test_the_plans_of_the_built_in_crews_are_as_written_down(name: str) -> None:
     if os.environ.get("NIGHTCREW_WRITE_GOLDEN"):
         file.write_text(table(name), encoding="utf-8")
     assert file.read_text(encoding="utf-8") == table(name)
+
+
+@pytest.mark.parametrize("name", crews())
+def test_the_readme_names_the_smallest_usual_cards_that_a_crew_fits_on(name: str) -> None:
+    readme = (GOLDEN.parents[2] / "README.md").read_text(encoding="utf-8")
+    row = next(line for line in readme.splitlines() if line.startswith(f"| {name} | ") and "GiB |" in line)
+    for cell, count in zip(row.strip("| ").split(" | ")[2:], (1, 2), strict=True):
+        smallest = next(gib for gib in USUAL_GIB if planned(name, gib, count).fits)
+        assert cell == f"{smallest:g} GiB"
 
 
 @pytest.mark.parametrize("name", crews())

@@ -105,7 +105,16 @@ def test_its_links_lead_somewhere() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["README.md", "CHANGELOG.md", "CONTRIBUTING.md", "docs/mcp.md", "docs/repositories.md", "docs/folder.md"]
+    "name",
+    [
+        "README.md",
+        "CHANGELOG.md",
+        "CONTRIBUTING.md",
+        "docs/mcp.md",
+        "docs/repositories.md",
+        "docs/folder.md",
+        "docs/crews.md",
+    ],
 )
 def test_lines_are_wrapped_at_120(name: str) -> None:
     lines = (ROOT / name).read_text().splitlines()
