@@ -42,6 +42,7 @@ class Clock:
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     made = Clock()
     monkeypatch.setattr("nightcrew.journal.log.now", made)
+    monkeypatch.setattr("nightcrew.journal.log.ticks", lambda: made.seconds)
     monkeypatch.setattr("nightcrew.journal.journal.now", made)
     return made
 
@@ -228,7 +229,7 @@ def test_a_journal_of_the_first_schema_keeps_its_queue(tmp_path: Path):
         old.execute(f"PRAGMA application_id = {APPLICATION}")
         old.execute("PRAGMA user_version = 1")
         old.execute("ATTACH ? AS new", (str(tmp_path / "new.sqlite"),))
-        old.execute("INSERT INTO event SELECT * FROM new.event")
+        old.execute("INSERT INTO event SELECT task, seq, at, kind, body FROM new.event")
         old.execute("INSERT INTO task SELECT id, name, state, priority, submitted_at, seq, worker, view FROM new.task")
     old.close()
     with Journal.open(path) as journal, Journal.open(tmp_path / "new.sqlite") as new:

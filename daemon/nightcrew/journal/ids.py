@@ -60,6 +60,11 @@ def slug(text: str, *, limit: int = 48) -> str:
     return re.sub(r"[^a-z0-9]+", "-", plain).strip("-")[:limit].strip("-") or "task"
 
 
+def ticks() -> float:
+    """Seconds that nobody can set; only their differences mean something, and only within a process."""
+    return time.monotonic()
+
+
 def now() -> str:
     """The time as the journal writes it: UTC, ISO 8601 with milliseconds."""
     return stamp(datetime.now(UTC))

@@ -7,7 +7,6 @@ learns so before it does harm.
 from __future__ import annotations
 
 import contextlib
-import time
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
 
@@ -28,7 +27,7 @@ from nightcrew.events import (
 )
 from nightcrew.journal.database import Database
 from nightcrew.journal.fold import TaskRecord, advance, fold, view
-from nightcrew.journal.ids import now
+from nightcrew.journal.ids import now, ticks
 from nightcrew.journal.queue import Queue, Row, unknown
 from nightcrew_tools.contract import Outcome, TaskNotFound, TaskState
 
@@ -44,7 +43,7 @@ class Log:
         self._live: dict[str, TaskRecord] = {}
         self._fresh: list[Recorded] = []
         self._claimed: dict[str, float] = {}
-        """When this process claimed a task, by `time.monotonic`."""
+        """When this process claimed a task, by `ticks`."""
 
     @contextlib.contextmanager
     def writing(self) -> Generator[None]:
@@ -139,9 +138,9 @@ class Log:
         if seq > row.seq + 1:
             raise JournalError(f"task {task}: event {seq} cannot follow event {row.seq}")
         if isinstance(event, TaskClaimed):
-            self._claimed[task] = time.monotonic()
+            self._claimed[task] = ticks()
         began = self._claimed.get(task)
-        elapsed = None if began is None else round(time.monotonic() - began, 3)
+        elapsed = None if began is None else round(ticks() - began, 3)
         recorded = Recorded.model_construct(task=task, seq=seq, at=at, event=event, elapsed=elapsed)
         self._append(recorded, row)
         if isinstance(event, TaskEnded):
