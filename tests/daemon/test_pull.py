@@ -6,8 +6,10 @@ import fcntl
 import json
 import os
 import shutil
+import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -112,6 +114,41 @@ def test_a_pull_that_was_cut_off_goes_on_where_it_stopped(tmp_path: Path) -> Non
     ((_, wanted),) = [request for request in hub.requests if request[0] == shard]
     assert wanted is not None and int(wanted.removeprefix("bytes=").rstrip("-")) > 14_000_000
     assert (directory / shard).read_bytes() == repo[shard]
+
+
+def test_a_pull_that_was_killed_goes_on_where_it_stopped(tmp_path: Path) -> None:
+    repos = [server["checkpoint"]["hf_id"] for server in planned(tmp_path)]
+    weights = {repo: model(shards=1, size=30_000_000, tekken__json=b"{}") for repo in repos}
+    shard = "model-00001-of-00001.safetensors"
+    environment = {**os.environ, "HF_HUB_CACHE": str(tmp_path / "hub"), "NIGHTCREW_HOME": str(tmp_path)}
+    command = [sys.executable, "-m", "nightcrew", "crew", "pull", "trio", "--gpu-gib", "96"]
+    with FakeHub(weights, holds={shard: 22_000_000}) as hub:
+        environment |= {"HF_ENDPOINT": hub.url, "NIGHTCREW_CONFIG": str(tmp_path / "none.toml")}
+        (tmp_path / "none.toml").touch()
+        with subprocess.Popen(
+            command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        ) as process:
+            until = time.monotonic() + 20
+            while sum(file.stat().st_size for file in tmp_path.rglob("*.incomplete")) < 2 * 10 * 2**20:
+                assert process.poll() is None and time.monotonic() < until
+                time.sleep(0.05)
+            process.kill()
+        hub.released.set()
+        hub.requests.clear()
+        directory = fetched(hub, tmp_path / "hub", repos[0])
+        assert [wanted for file, wanted in hub.requests if file == shard] == ["bytes=20971520-"]
+        assert hub.strange == [], "nothing is told to the hub but what is wanted"
+    assert (directory / shard).read_bytes() == weights[repos[0]][shard]
+
+
+def planned(home: Path) -> list[dict]:
+    """The servers of trio on a card of 96 GiB."""
+    from nightcrew.crew.files import load
+    from nightcrew.crew.planning import plan_crew
+    from nightcrew.serving.plan import Gpu
+
+    made = plan_crew(load("trio", {"HOME": str(home)}), [Gpu(id=0, total_gib=96)])
+    return [server.model_dump(mode="json") for server in made.servers]
 
 
 def test_what_is_not_what_the_hub_states_is_thrown_away(tmp_path: Path) -> None:

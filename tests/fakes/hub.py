@@ -55,6 +55,11 @@ class FakeHub:
     """File name to the bytes after which its answers break off, one for each of the first answers."""
     lies: dict[str, bytes] = field(default_factory=dict)
     """File name to what is sent instead, of the same length."""
+    holds: dict[str, int] = field(default_factory=dict)
+    """File name to the bytes after which its first answer waits for `released`."""
+    released: threading.Event = field(default_factory=threading.Event)
+    strange: list[str] = field(default_factory=list)
+    """Paths that are neither a listing nor a file."""
     requests: list[tuple[str, str | None]] = field(default_factory=list)
     """Path and Range header of each request for a file."""
 
@@ -66,6 +71,7 @@ class FakeHub:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.released.set()
         self._server.shutdown()
         self._thread.join()
         self._server.server_close()
@@ -93,6 +99,9 @@ class FakeHub:
                 if path.startswith("/api/models/"):
                     name = "/".join(path.split("/")[3:5])
                     self._listing(name)
+                elif path.count("/") < 4:
+                    hub.strange.append(path)
+                    self._send(404, b"")
                 else:
                     org, repo, resolve, revision, *file = path.strip("/").split("/")
                     assert resolve == "resolve" and revision == commit(hub.repos[f"{org}/{repo}"])
@@ -122,9 +131,12 @@ class FakeHub:
                 body = content[start:]
                 extra = {"Content-Range": f"bytes {start}-{len(content) - 1}/{len(content)}"} if start else {}
                 cut = hub.cuts[file].pop(0) if hub.cuts.get(file) else None
-                self._send(206 if start else 200, body, cut=cut, **extra)
+                hold = hub.holds.pop(file, None)
+                self._send(206 if start else 200, body, cut=cut, hold=hold, **extra)
 
-            def _send(self, status: int, body: bytes, *, cut: int | None = None, **headers: str) -> None:
+            def _send(
+                self, status: int, body: bytes, *, cut: int | None = None, hold: int | None = None, **headers: str
+            ) -> None:
                 self.send_response(status)
                 self.send_header("Content-Length", str(len(body)))
                 for name, value in headers.items():
@@ -132,6 +144,10 @@ class FakeHub:
                 self.end_headers()
                 if cut is not None:
                     self.close_connection = True
+                if hold is not None:
+                    self.wfile.write(body[:hold])
+                    hub.released.wait()
+                    return
                 self.wfile.write(body[:cut])
 
             def log_message(self, *_: object) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx2
-from huggingface_hub import HfApi, errors, hf_hub_url
+from huggingface_hub import HfApi, constants, errors, hf_hub_url
 from huggingface_hub.file_download import http_get  # pyright: ignore[reportUnknownVariableType]
 from huggingface_hub.hf_api import RepoSibling
 from huggingface_hub.utils import build_hf_headers  # pyright: ignore[reportUnknownVariableType]
@@ -24,6 +24,9 @@ from pydantic import SecretStr
 
 from nightcrew.errors import PullError
 from nightcrew.serving.snapshots import File, Listing
+
+# Or it would tell the hub about this machine's programs, and ask it for a list of them first.
+constants.HF_HUB_DISABLE_TELEMETRY = True
 
 
 @dataclass(frozen=True)
@@ -38,9 +41,7 @@ class Hub:
         with self._told(repo):
             api = HfApi(endpoint=self.endpoint, token=self._secret)
             info = api.model_info(repo, files_metadata=True, timeout=60)
-            if not info.sha:
-                raise PullError(f"{self.endpoint} states no commit of {repo}: it is no hub, or no mirror of one")
-            return Listing(repo, info.sha, tuple(map(_file, info.siblings or ())))
+            return Listing(repo, info.sha or "", tuple(map(_file, info.siblings or ())))
 
     def fetch(self, listing: Listing, file: File, target: Path, tell: Callable[[int], None]) -> None:
         """Bring `target` from what it has to the whole file; `tell` hears of new bytes, and of lost ones as negative.

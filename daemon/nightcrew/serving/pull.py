@@ -77,6 +77,8 @@ def jobs_of(repos: Sequence[str], directory: Path, look: Callable[[str], Listing
     for repo in dict.fromkeys(repos):
         listing = look(repo)
         files = needed(repo, listing.files)
+        if not is_digest(listing.commit):
+            raise PullError(f"no commit is stated of {repo}: that is no hub, or no whole mirror of it")
         if strange := [file.name for file in files if not is_digest(file.digest)]:
             raise PullError(f"no checksum is stated of {repo}/{strange[0]}: that is no whole mirror of the hub")
         jobs.append(Job(listing, Cache(directory, repo), files))
@@ -202,7 +204,9 @@ class _Meter:
             if now - self._told < _TELL_SECONDS and self._done < self._total:
                 return
             self._told = now
-            speed = max(0, self._done - self._begun) / max(now - self._started, 1e-6)
+            # What the first moment's speed would promise is worth nothing.
+            passed = now - self._started
+            speed = max(0, self._done - self._begun) / passed if passed > 1 else 0.0
             self._tell(Progress("fetching", self._source, self._done, self._total, speed))
 
 
