@@ -131,7 +131,7 @@ async def test_servers_start_one_after_the_other_each_after_the_longest_prompt_o
         assert stage.noted(after, "starts")[0]["at"] > warm["at"]
     for server in stage.servers:
         [warm] = stage.noted(server, "/generate")
-        assert warm["tokens"] == min(server.context_length, server.max_total_tokens) - 6
+        assert warm["tokens"] == min(server.context_length, server.max_total_tokens) - 7
         # Nothing of it stays in the cache.
         assert stage.notes(server)[2]["what"] == "/flush_cache"
         assert "context" in stage.told(server, "serving")[0].text
@@ -206,7 +206,7 @@ async def test_less_cache_than_planned_is_told(stage: Stage):
     await stage.run(stage.supervisor(server), lambda: stage.all_up)
     [event] = stage.told(server, "serving")
     assert event.text.endswith(f"planned were {server.max_total_tokens:,} tokens")
-    assert stage.noted(server, "/generate")[0]["tokens"] == 4994
+    assert stage.noted(server, "/generate")[0]["tokens"] == 4993
 
 
 async def test_a_deaf_server_is_killed_with_its_children(stage: Stage):

@@ -226,14 +226,15 @@ class Keeper:
             with anyio.fail_after(self._times.ready):
                 await probe.until_ready(self._times.poll)
                 facts = await probe.facts()
-                tokens = min(facts.request_tokens, facts.pool_tokens)
+                tokens = facts.longest_prompt
                 warm = await probe.warm_up(tokens)
         except TimeoutError:
             seen = f"it was not ready after {self._times.ready:.0f} s (last: {self._phase or 'nothing said'})"
             self._fatal = Trouble("stuck", seen, "see its log, or raise [serving] ready_seconds", passing=True)
             return
         except NotServing as error:
-            self._fatal = Trouble("crashed", f"its first long prompt failed ({error})", "see its log", passing=True)
+            seen = f"its first long prompt failed ({error})"
+            self._fatal = Trouble("crashed", seen, "see its log", passing=not error.refused)
             return
         took = time.monotonic() - started
         text = f"serves {launch.model} on port {launch.port} after {took:.0f} s (SGLang {facts.version}): context "

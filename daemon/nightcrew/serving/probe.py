@@ -39,13 +39,23 @@ class Facts:
     pool_tokens: int
     """In the KV cache."""
     request_tokens: int
-    """Of the longest prompt that it takes."""
+    """A prompt must be shorter than that."""
     priority: bool
     cache_report: bool
 
+    @property
+    def longest_prompt(self) -> int:
+        """Tokens of the longest prompt that it takes: its own limit is one that it refuses itself."""
+        return max(1, min(self.request_tokens, self.pool_tokens) - 1)
+
 
 class NotServing(Exception):
-    """It does not answer, or not as a server does that can be used; says what was seen."""
+    """It does not answer, or not as a server does that can be used; says what was seen. `refused`: it answered that it
+    will not, and will say the same again."""
+
+    def __init__(self, seen: str, *, refused: bool = False) -> None:
+        super().__init__(seen)
+        self.refused = refused
 
 
 class Probe:
@@ -135,7 +145,8 @@ class Probe:
         except httpx2.HTTPError as error:
             raise NotServing(f"{path}: {type(error).__name__}") from error
         if not response.is_success:
-            raise NotServing(f"{path} answered {response.status_code}: {response.text[:300]}")
+            refused = 400 <= response.status_code < 500
+            raise NotServing(f"{path} answered {response.status_code}: {response.text[:300]}", refused=refused)
 
 
 def read_metrics(text: str) -> dict[str, float]:

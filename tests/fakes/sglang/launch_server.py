@@ -88,8 +88,11 @@ class Handler(BaseHTTPRequestHandler):
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         ids = body.get("input_ids") or body.get("input") or []
         note(self.path, tokens=len(ids))
-        if self.path in ("/generate", "/v1/embeddings") and "refuse" in act:
-            self.answer({"error": act["refuse"]}, 400)
+        limit = min(act.get("pool", args.max_total_tokens), args.context_length) - 6
+        if len(ids) >= limit:
+            self.answer(
+                {"error": f"Input length ({len(ids)} tokens) exceeds the maximum allowed length ({limit})"}, 400
+            )
             return
         self.answer({})
         if self.path == "/flush_cache" and "lives" in act and lives_left():
