@@ -3,7 +3,7 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help demo test check run setup bench mcpb conformance fuzz clean integration-smg integration-tokenizers
+.PHONY: help demo test check run setup bench mcpb conformance fuzz clean integration-smg integration-tokenizers integration-sglang
 
 RUN := .venv/bin/
 DEMO ?=
@@ -19,6 +19,7 @@ help:
 	@echo "make mcpb    dist/nightcrew.mcpb, the bundle for Claude Desktop"
 	@echo "make conformance  the MCP server under the protocol's own suite, the inspector and the bundle's validator (from npm)"
 	@echo "make fuzz    10,000 calls of MCP tools that no model should make (SEED=N for those of an earlier run)"
+	@echo "make integration-sglang  the launcher, the client and the loop with a real SGLang on the CPU (3.2 GB, about 15 minutes)"
 	@echo "make integration-smg  the command that \`nightcrew crew route\` writes, run before fake servers with the real smg"
 	@echo "make integration-tokenizers  the chat templates and marked control tokens, read by the models' own tokenizers"
 	@echo "make chaos   the service killed 300 times over 40 tasks, and 10,000 files into the inbox under kills"
@@ -59,6 +60,10 @@ mcpb: setup
 conformance: setup
 	$(RUN)python scripts/conformance
 
+integration-sglang: setup
+	scripts/sglang-cpu
+	NIGHTCREW_SGLANG=.sglang nice -n 10 $(RUN)pytest -s tests/integration/test_sglang_arguments.py tests/integration/test_sglang.py $(TEST)
+
 integration-smg integration-tokenizers: integration-%: setup
 	scripts/integration $*
 
@@ -74,4 +79,4 @@ setup: .venv/installed
 	scripts/set-up
 
 clean:
-	rm -rf .venv .uv .conformance .integration dist build
+	rm -rf .venv .uv .conformance .integration .sglang dist build

@@ -16,6 +16,7 @@ from typing import Any
 import anyio
 import pytest
 
+from fakes.manager import Manager
 from nightcrew.config import Config, ServingSettings
 from nightcrew.crew.files import load
 from nightcrew.crew.planning import plan_crew
@@ -253,8 +254,8 @@ async def test_servers_that_others_start_are_waited_for(stage: Stage):
         supervisor.stop()
 
 
-def test_servers_die_with_a_supervisor_that_is_killed(stage: Stage):
-    server = stage.servers[0]
+def one_server(stage: Stage, server: ServerPlan) -> Path:
+    """The configuration file of a crew `one` with this server alone."""
     config = stage.folder / "config.toml"
     config.write_text(
         f'home = "{stage.config.home}"\n[serving]\npython = "{sys.executable}"\nenv = {{PYTHONPATH = "{FAKES}"}}\n'
@@ -265,8 +266,13 @@ def test_servers_die_with_a_supervisor_that_is_killed(stage: Stage):
     (crews / "one.toml").write_text(
         f'[roles.planner]\nmodel = "{server.card.hf_id}"\n[servers."{server.card.hf_id}"]\nport = {server.port}\n'
     )
+    return config
+
+
+def test_servers_die_with_a_supervisor_that_is_killed(stage: Stage):
+    server = stage.servers[0]
     command = [sys.executable, "-m", "nightcrew", "crew", "serve", "one", "--gpu-gib", "80", "--json"]
-    environ = {**os.environ, "NIGHTCREW_CONFIG": str(config)}
+    environ = {**os.environ, "NIGHTCREW_CONFIG": str(one_server(stage, server))}
     process = subprocess.Popen(command, env=environ, stdout=subprocess.PIPE, start_new_session=True)
     try:
         assert process.stdout is not None
@@ -278,6 +284,26 @@ def test_servers_die_with_a_supervisor_that_is_killed(stage: Stage):
         process.wait()
         process.stdout and process.stdout.close()
     wait_for(lambda: not runs(pid))
+
+
+def test_a_service_manager_hears_that_it_is_ready_after_the_longest_prompt_and_that_it_stops(stage: Stage):
+    """As `nightcrew-model@one.SERVER.service`."""
+    server = stage.servers[0]
+    line = [sys.executable, "-m", "nightcrew", "crew", "serve", f"one.{server.key}", "--gpu-gib", "80"]
+    with Manager(stage.folder) as manager:
+        environ = {**os.environ, "NIGHTCREW_CONFIG": str(one_server(stage, server)), **manager.environ()}
+        process = subprocess.Popen(line, env=environ, stderr=subprocess.PIPE, text=True)
+        try:
+            wait_for(lambda: "READY=1" in manager.said(), 20)
+            assert stage.noted(server, "/flush_cache")
+            assert any(said.startswith(f"STATUS={server.key}: serves") for said in manager.said())
+            process.terminate()
+            assert process.wait(20) == 0
+        finally:
+            process.kill()
+            process.communicate()
+        assert "STOPPING=1" in manager.said()
+    assert stage.noted(server, "ends")
 
 
 def test_weights_that_are_not_here_are_named_before_anything_starts(stage: Stage):
@@ -294,6 +320,20 @@ def test_weights_are_found_in_the_hubs_cache(tmp_path: Path):
     assert find_weights("Qwen/Qwen3-32B-AWQ", config, environ) is None
     (repository / "snapshots" / "abc123").mkdir(parents=True)
     assert find_weights("Qwen/Qwen3-32B-AWQ", config, environ) == repository / "snapshots" / "abc123"
+
+
+def test_weights_that_were_cut_off_are_seen_before_anything_starts(stage: Stage, tmp_path: Path):
+    server = stage.servers[0]
+    repository = tmp_path / f"models--{server.checkpoint.hf_id.replace('/', '--')}"
+    (repository / "refs").mkdir(parents=True)
+    (repository / "refs" / "main").write_text("abc")
+    snapshot = repository / "snapshots" / "abc"
+    snapshot.mkdir(parents=True)
+    (snapshot / "config.json").write_text("{}")
+    (snapshot / "model.safetensors").write_bytes(b"\x10")
+    config = stage.config.model_copy(update={"serving": ServingSettings()})
+    with pytest.raises(ServingError, match=r"not whole: .*crew pull"):
+        keepers([server], config, {"HF_HUB_CACHE": str(tmp_path)}, tell=lambda _: None, read_cards=list)
 
 
 def test_a_restart_beside_the_others_gets_the_same_cache_from_what_is_free_then(stage: Stage):

@@ -172,7 +172,12 @@ def _run(
     async def main() -> None:
         kept = keepers(servers, config, environment(), tell=teller.tell, read_cards=read_cards)
         supervisor = Supervisor(kept, on_up=teller.up)
-        async with _until_signal(supervisor.stop) as early:
+
+        def stop() -> None:
+            teller.stopping()
+            supervisor.stop()
+
+        async with _until_signal(stop) as early:
             with early:
                 if before:
                     say(f"waiting for {', '.join(before)}: they come first in the plan")
@@ -200,7 +205,6 @@ async def _until_signal(stop: Callable[[], None]) -> AsyncGenerator[anyio.Cancel
             if stopping:
                 os._exit(128 + number)
             stopping = True
-            say("stopping (once more to stop at once)")
             stop()
             early.cancel()
 
@@ -215,13 +219,19 @@ class Teller:
     """What happens to the servers, as lines for a person on standard error, or as JSON lines on standard output."""
 
     def __init__(self, *, json: bool) -> None:
+        from nightcrew.config import environment
+        from nightcrew.service.notify import Notifier
+
         self._json = json
+        self._manager = Notifier(environment())
         self._since: dict[str, float] = {}
 
     def tell(self, event: Event) -> None:
         now = time.monotonic()
         if event.kind == "starting":
             self._since[event.server] = now
+        if event.kind != "load":
+            self._manager.send(f"STATUS={event.server}: {event.text}")
         seconds = now - self._since.get(event.server, now)
         if self._json:
             self._emit(server=event.server, kind=event.kind, text=event.text, data=event.data)
@@ -231,11 +241,17 @@ class Teller:
             say(f"{event.server}: {event.text}")
 
     def up(self) -> None:
-        """Every server has answered its longest prompt."""
+        """Every server has answered its longest prompt; a service manager hears that, too."""
+        self._manager.send("READY=1", "STATUS=all servers are up")
         if self._json:
             self._emit(server=None, kind="up", text="all servers are up", data={})
         else:
             say("all servers are up")
+
+    def stopping(self) -> None:
+        """A person or a service manager asked for it."""
+        self._manager.send("STOPPING=1")
+        say("stopping (once more to stop at once)")
 
     def _emit(self, **values: Any) -> None:
         import json

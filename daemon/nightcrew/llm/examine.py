@@ -40,7 +40,7 @@ TOOLS = dumps(
     ]
 )
 MOST_TOKENS = 4096
-"""Of one answer: a model that thinks needs some hundred for these."""
+"""Of one answer, where the role allows as many: a model that thinks needs some hundred for these."""
 
 Thinking = Literal["separate", "in the text", "none"]
 
@@ -94,7 +94,8 @@ async def examine(settings: RoleSettings, api_key: SecretStr | None = None) -> E
     Raises `EndpointDown` when nothing answers (at once: nobody waits for a server here), and `EndpointRefused`.
     """
     result = Examination(base_url=settings.base_url)
-    async with ModelClient(settings, api_key=api_key, patience_seconds=0) as client:
+    capped = settings.model_copy(update={"max_tokens": min(settings.max_tokens, MOST_TOKENS)})
+    async with ModelClient(capped, api_key=api_key, patience_seconds=0) as client:
         listing = await client.listing()
         _describe(result, settings, listing, await client.server_info())
         if "tools" not in settings.dialect:
@@ -135,7 +136,7 @@ async def _question(client: ModelClient, result: Examination) -> None:
         result.warn("it does not report usage: reports cannot count tokens")
     _thoughts(result, reply, heard)
     if reply.finish_reason == "length":
-        result.warn(f"its answer to {QUESTION!r} did not end within {MOST_TOKENS:,} tokens")
+        result.warn(f"its answer to {QUESTION!r} did not end within {reply.usage.completion_tokens:,} tokens")
     elif ANSWER not in reply.content:
         result.warn(f"asked {QUESTION!r} it said {reply.content.strip()[:80]!r}")
 
@@ -202,7 +203,7 @@ class _Heard:
 
     @property
     def options(self) -> dict[str, Any]:
-        return {"max_tokens": MOST_TOKENS, "on_text": self._take}
+        return {"on_text": self._take}
 
     def _take(self, piece: str) -> None:
         if self.first is None:

@@ -13,7 +13,7 @@ from nightcrew.serving.gpus import Card, NoNvml, read_machine
 from nightcrew.serving.keeper import Event, Keeper, Times
 from nightcrew.serving.launch import Launch, launch
 from nightcrew.serving.plan import ServerPlan
-from nightcrew.serving.snapshots import Cache
+from nightcrew.serving.snapshots import Cache, trouble
 
 ReadCards = Callable[[], Sequence[Card]]
 """The cards as they are now; empty where they cannot be seen, and the plan's figures hold."""
@@ -110,7 +110,9 @@ def keepers(
     missing = [
         name for server in servers for name in repositories(server) if find_weights(name, config, environ) is None
     ]
-    if missing:
+    if not missing:
+        _see_that_whole(servers, config, environ)
+    else:
         raise ServingError(
             f"not on this machine: {', '.join(dict.fromkeys(missing))}; fetch them (`nightcrew crew pull`), or say "
             "under [serving.models] where they lie"
@@ -130,6 +132,15 @@ def keepers(
         )
 
     return [keeper(server) for server in servers]
+
+
+def _see_that_whole(servers: Sequence[ServerPlan], config: Config, environ: Mapping[str, str]) -> None:
+    """What was pulled is looked at, since a server says little of a file that is cut off; a person's own directory
+    (`[serving.models]`) is theirs."""
+    for name in {name for server in servers for name in repositories(server)} - config.serving.models.keys():
+        path = find_weights(name, config, environ)
+        if path is not None and (wrong := trouble(path)):
+            raise ServingError(f"the weights of {name} are not whole: {wrong}; `nightcrew crew pull` mends them")
 
 
 def _weights(name: str, config: Config, environ: Mapping[str, str]) -> str:
