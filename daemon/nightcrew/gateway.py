@@ -179,5 +179,5 @@ def used_up(daily: DailySettings, spent: Spent) -> str:
     for name, value in used.items():
         limit: float | None = getattr(daily, name)
         if limit is not None and value >= limit:
-            return f"today's {name} are used up ({value:,.0f} of {limit:,g}; daily: {name}): it begins tomorrow"
+            return f"today's {name} are used up ({value:,.0f} of {limit:,.12g}; daily: {name}): it begins tomorrow"
     return ""

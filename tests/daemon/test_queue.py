@@ -14,7 +14,7 @@ from nightcrew.errors import NotPossible
 from nightcrew.events import Delivered, ModelReplied, Paused, Resumed, TaskClaimed, TaskEnded
 from nightcrew.journal import MIGRATIONS, Journal, Submission
 from nightcrew.journal.database import APPLICATION, Database
-from nightcrew.journal.queue import AGEING_SECONDS, TOGETHER_SECONDS
+from nightcrew.journal.queue import AGEING_SECONDS, TOGETHER_SECONDS, Queue
 from nightcrew_tools.contract import Outcome, TaskRequest, TaskState
 
 pytestmark = pytest.mark.timeout(30)
@@ -182,6 +182,7 @@ def test_a_claim_looks_at_a_few_rows_however_many_are_queued(journal: Journal, p
         ("_crews", (), "task_queue"),
         ("_of_crew", ("c", 8), "task_queue"),
         ("_siblings", ("c", "r", 1, 8), "task_repo"),
+        ("begun", (), "task_begun"),
         ("decided", (), "task_decided"),
         ("owed", (), "task_owed"),
         ("scheduled", (), "task_state"),
@@ -203,7 +204,7 @@ def test_every_question_of_a_claim_is_answered_by_its_index(
         return real(database, statement, *values)
 
     monkeypatch.setattr(Database, "all", note)
-    getattr(journal._queue, method)(*arguments)
+    getattr(Queue(journal._database), method)(*arguments)
     [(statement, values)] = asked
     with sqlite3.connect(path) as connection:
         plan = [row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {statement}", values)]

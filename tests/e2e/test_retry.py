@@ -1,9 +1,10 @@
-"""A task once more, from the beginning and from a step; and what holds a task by the clock on the wall."""
+"""A task once more, from the beginning and from a step; two side by side; and a limit by the clock on the wall."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+import anyio
 import pytest
 
 from fakes.house import ACTING, FIX, PLANNING, House, call, git, house, plan
@@ -70,3 +71,17 @@ async def test_the_limit_by_the_clock_on_the_wall_counts_from_the_first_start(op
         assert record.ended is not None
         assert record.ended.outcome is Outcome.LIMITS
         assert record.ended.reason == "0.02 minutes have passed since the task began (limits: wall_minutes)"
+
+
+async def test_of_two_tasks_on_a_repository_the_second_begins_with_what_the_first_put_into_the_cache(
+    open_tmp: Path,
+) -> None:
+    async with house(open_tmp, Script((Rule(PLANNING, (Answer(text="x" * 400, pause=0.05),), repeat=True),))) as home:
+        tasks = [home.submit(f"# Fix number {number}", limits={"wall_minutes": 0.06}) for number in range(2)]
+        async with anyio.create_task_group() as group:
+            for task in tasks:
+                group.start_soon(home.runner.run, task)
+        first, second = sorted(home.server.requests, key=lambda request: request.received)[:2]
+        assert first.first_byte is not None
+        assert second.received >= first.first_byte
+        assert second.cached_tokens > second.prompt_tokens / 2

@@ -55,7 +55,9 @@ def pause(
     async def hold(desk: Desk, name: str) -> TaskView:
         return await desk.gateway.pause(name, by=account())
 
-    _one_or_all(task, everything, hold, lambda desk: desk.journal.pause_all(by=account()), "told to pause", json=json)
+    _one_or_all(
+        task, everything, hold, lambda desk: desk.journal.pause_all(by=account()), "is told to pause", json=json
+    )
 
 
 def resume(
@@ -141,4 +143,4 @@ def _one_or_all(
     elif json:
         emit(view_json(view))
     else:
-        out(f"{view.id}  {view.state}" + (f", {words}" if view.state == "running" else ""))
+        out(f"{view.id}  {view.state}" + (f", {words.removeprefix('is ')}" if view.state == "running" else ""))

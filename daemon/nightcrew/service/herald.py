@@ -106,9 +106,9 @@ class Herald:
         self._version, self._fresh = version, False
         counts = journal.counts()
         self._forget_ended(journal, counts)
-        said = status_line(
-            counts, [str(one) for one in self._running.values()], "; ".join(filter(None, (self._trouble, self._note)))
-        )
+        held = f"the queue is paused by {by}" if (by := journal.paused()) is not None else ""
+        notes = "; ".join(filter(None, (self._trouble, held, self._note)))
+        said = status_line(counts, [str(one) for one in self._running.values()], notes)
         if said != self._status:
             self._status = said
             self._notifier.send(f"STATUS={said}")
@@ -123,7 +123,14 @@ class Herald:
 
 def status_line(counts: Mapping[TaskState, int], running: list[str], note: str = "") -> str:
     """For `systemctl status`: `2 running, 5 queued, 1 waiting for approval: fix-login editing step 2 of 3`."""
-    words = {TaskState.RUNNING: "running", TaskState.QUEUED: "queued", TaskState.WAITING: "waiting for approval"}
+    words = {
+        TaskState.RUNNING: "running",
+        TaskState.QUEUED: "queued",
+        TaskState.WAITING: "waiting for approval",
+        TaskState.BLOCKED: "waiting for other tasks",
+        TaskState.PAUSED: "paused",
+        TaskState.SCHEDULED: "scheduled",
+    }
     parts = [f"{counts[state]} {word}" for state, word in words.items() if counts.get(state)]
     said = ", ".join(parts) or "idle: nothing is queued"
     if running:
