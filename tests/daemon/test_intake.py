@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-import random
 import shutil
-import signal
 import socket
 import stat
 import subprocess
@@ -387,53 +385,6 @@ async def test_a_journal_in_trouble_loses_no_file(house: House, monkeypatch: pyt
     assert (house.titles, house.rejections) == ([], [])
     await house.sweep()
     assert house.titles == ["Fix it"]
-
-
-_SERVICE = """
-import sys
-from pathlib import Path
-from typing import Any
-import anyio
-from nightcrew.config import Config
-from nightcrew.intake.inbox import Intake
-from nightcrew.journal import Journal
-config = Config(home=Path(sys.argv[1]))
-with Journal.open(config.journal) as journal:
-    print("up", flush=True)
-    anyio.run(Intake(config, journal).run)
-"""
-
-
-@pytest.mark.timeout(60)
-def test_kill_after_kill_no_file_is_lost_doubled_or_cut(house: House):
-    rng = random.Random(2)
-    total, dropped = 120, 0
-    for _ in range(6):
-        with subprocess.Popen(
-            [sys.executable, "-c", _SERVICE, str(house.config.home)], stdout=subprocess.PIPE
-        ) as service:
-            assert service.stdout is not None
-            service.stdout.readline()
-            for _ in range(total // 6):
-                dropped += 1
-                bad = dropped % 5 == 0
-                body = "" if bad else f"# Task {dropped}\n\n" + "line\n" * 200 + f"end of {dropped}\n"
-                house.drop(f"{dropped}.md", f"---\nrepo: /src\n---\n{body}")
-            time.sleep(rng.uniform(0.1, 0.5))  # how far it gets is the point, and may differ
-            service.send_signal(signal.SIGKILL)
-
-    async def rest() -> None:
-        await house.make().run(once=True)
-
-    anyio.run(rest)
-    texts = [house.journal.record(task.id).request.text for task in house.journal.tasks()]
-    good = [number for number in range(1, total + 1) if number % 5]
-    assert sorted(int(text.split()[2]) for text in texts) == good
-    assert all(text.endswith(f"end of {text.split()[2]}") for text in texts)
-    rejected = [path for path in house.config.rejected.glob("*.md") if not path.name.endswith(".report.md")]
-    assert sorted(int(path.stem) for path in rejected) == [number for number in range(1, total + 1) if not number % 5]
-    assert all((house.config.rejected / f"{path.name}.report.md").exists() for path in rejected)
-    assert (house.inbox, house.hidden(".claimed")) == ([], [])
 
 
 # --- the service

@@ -124,8 +124,10 @@ class DropFolder:
         return claimed, refused
 
     def _claim(self, source: int, target: int, dropped: Dropped) -> Claimed | None:
-        task, name = new_task_id(), _shorten(dropped.name)
-        entry = f"{task}{_SEPARATOR}{name}"
+        name = _shorten(dropped.name)
+        task = new_task_id()
+        while _is_there(target, entry := f"{task}{_SEPARATOR}{name}"):  # of a process that was killed this second
+            task = new_task_id()
         try:
             os.rename(dropped.name, entry, src_dir_fd=source, dst_dir_fd=target)
         except OSError as error:

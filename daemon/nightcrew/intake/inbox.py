@@ -46,7 +46,10 @@ UNNAMED_SECONDS = 10.0
 TIDY_SECONDS = 3600.0
 _SWEEP_SECONDS = 1.0
 _AT_ONCE = 8
-_BATCH = 500
+_BATCH = 250
+"""So many files are read before the first of them goes on: a service that is killed all the time must get on, too."""
+_HELD_CHARACTERS = 32 * 1024 * 1024
+"""Of texts that wait to be submitted; the files behind them are read later."""
 
 Validate = Callable[[TaskRequest], Awaitable[None]]
 """Looks at the repository, the base and the crew.
@@ -96,7 +99,8 @@ class Intake:
         self._tidy_at = clock()
         self._seen: dict[tuple[Place, str], _Seen] = {}
         self._places: list[Place] = [Place()]
-        self._in_hand: set[str] = set()
+        self._in_hand: dict[str, int] = {}
+        """Name to size of what is being admitted."""
         self._said: set[str] = set()
         self._hint = anyio.Event()
         self._stop = anyio.Event()
@@ -246,10 +250,12 @@ class Intake:
 
     async def _admit(self, tasks: anyio.abc.TaskGroup) -> None:
         """Begin with every claimed file that is not in hand, those of an earlier run included."""
-        alike: dict[TaskRequest, list[Candidate]] = {}
+        batch: list[Candidate] = []
         for claimed in self._folder.claimed():
             if claimed.path.name in self._in_hand:
                 continue
+            if sum(self._in_hand.values()) > _HELD_CHARACTERS:
+                break
             await anyio.lowlevel.checkpoint()  # a thousand files must not hold up everybody else
             try:
                 candidate = self._admission.read(claimed)
@@ -257,9 +263,18 @@ class Intake:
                 self._reject(claimed, error.reason, error.line)
             else:
                 if candidate is not None:
-                    alike.setdefault(_to_validate(candidate.request), []).append(candidate)
+                    self._in_hand[claimed.path.name] = len(candidate.request.text)
+                    batch.append(candidate)
+            if len(batch) == _BATCH:
+                self._begin(batch, tasks)
+                batch = []
+        self._begin(batch, tasks)
+
+    def _begin(self, batch: list[Candidate], tasks: anyio.abc.TaskGroup) -> None:
+        alike: dict[TaskRequest, list[Candidate]] = {}
+        for candidate in batch:
+            alike.setdefault(_to_validate(candidate.request), []).append(candidate)
         for group in alike.values():
-            self._in_hand.update(candidate.claimed.path.name for candidate in group)
             tasks.start_soon(self._admit_group, group)
 
     async def _admit_group(self, group: list[Candidate]) -> None:
@@ -270,13 +285,16 @@ class Intake:
                     self._reject(candidate.claimed, reason, None)
                     await anyio.lowlevel.checkpoint()
                 return
-            for start in range(0, len(group), _BATCH):
-                self._submit(await self._with_attachments(group[start : start + _BATCH]))
-                await anyio.lowlevel.checkpoint()
+            if alone := [candidate for candidate in group if candidate.look is None]:
+                self._submit(alone)
+            for candidate in group:
+                if candidate.look is not None and (whole := await self._with_attachments(candidate)) is not None:
+                    self._submit([whole])
         except (JournalError, OSError) as error:
             self._say(f"dropped tasks wait: {error}")  # still claimed: the next sweep finds them
         finally:
-            self._in_hand.difference_update(candidate.claimed.path.name for candidate in group)
+            for candidate in group:
+                self._in_hand.pop(candidate.claimed.path.name, None)
             self._hint.set()
 
     async def _objection(self, request: TaskRequest) -> str | None:
@@ -290,19 +308,13 @@ class Intake:
             return str(error) or type(error).__name__
         return None
 
-    async def _with_attachments(self, group: list[Candidate]) -> list[Candidate]:
-        """Those whose attachments are in place."""
-        whole: list[Candidate] = []
-        for candidate in group:
-            try:
-                copied = (
-                    await anyio.to_thread.run_sync(self._admission.copy, candidate) if candidate.look else candidate
-                )
-            except TaskFileError as error:
-                self._reject(candidate.claimed, error.reason, error.line)
-            else:
-                whole += [copied] if copied else []
-        return whole
+    async def _with_attachments(self, candidate: Candidate) -> Candidate | None:
+        """The same with its attachments in place; None when it is rejected, or to be read later."""
+        try:
+            return await anyio.to_thread.run_sync(self._admission.copy, candidate)
+        except TaskFileError as error:
+            self._reject(candidate.claimed, error.reason, error.line)
+            return None
 
     def _submit(self, group: list[Candidate]) -> None:
         submissions = [Submission(one.request, one.claimed.origin, one.claimed.stem, one.claimed.task) for one in group]
