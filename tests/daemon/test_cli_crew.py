@@ -157,6 +157,23 @@ def test_roles_that_are_played_elsewhere_are_named_and_not_planned(cli: Cli, tmp
     assert shown.code == 0 and "served elsewhere: executor" in shown.out and "devstral" not in shown.out
 
 
+def test_the_example_of_a_crew_fits_on_the_card_that_it_names(cli: Cli, tmp_path: Path) -> None:
+    example = Path(__file__).parents[2] / "examples/crews/night.toml"
+    (tmp_path / "crews/night.toml").write_bytes(example.read_bytes())
+    shown = cli("plan", "night", "--gpu-gib", "96")
+    assert shown.code == 0 and "qwen3-coder-30b-a3b" in shown.out and "note:" not in shown.out
+
+
+def test_a_crew_of_the_configuration_is_shown_and_nothing_of_it_is_planned(cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "config.toml").write_text('crew = "duo"\n[crews.duo.planner]\nbase_url = "http://models.lan/v1"\n')
+    assert "http://models.lan/v1" in cli("show").out
+    assert [each["origin"] for each in json.loads(cli("list", "--json").out) if each["name"] == "duo"] == [
+        "configuration"
+    ]
+    shown = cli("plan")
+    assert shown.code == 0 and "duo needs no card: no model is served here" in shown.out
+
+
 def test_a_model_of_ones_own_is_planned_from_its_directory(cli: Cli, tmp_path: Path) -> None:
     folder = tmp_path / "tiny"
     folder.mkdir()

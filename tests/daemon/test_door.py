@@ -41,6 +41,16 @@ async def test_a_repository_without_the_base_is_refused(config, open_tmp):
         await validate(config, TaskRequest(title="x", text="# x", repo=str(repository), base="nowhere"))
 
 
+async def test_built_in_crews_are_let_in_and_a_crew_file_that_is_wrong_is_not(config, open_tmp, monkeypatch):
+    monkeypatch.setenv("NIGHTCREW_CONFIG", str(open_tmp / "config.toml"))
+    task = TaskRequest(title="x", text="# x", repo=str(make_repository(open_tmp / "repo")), crew="trio")
+    await validate(config, task)
+    (open_tmp / "crews").mkdir()
+    (open_tmp / "crews/trio.toml").write_text("about = 3")
+    with pytest.raises(TaskFileError, match=r"(?s)`crew`: .*crews/trio\.toml:.*about: "):
+        await validate(config, task)
+
+
 async def test_a_crew_that_nobody_defined_is_refused(config, open_tmp):
     with pytest.raises(TaskFileError, match=r"no crew is called 'nobody'; there are: .*duo, embedded, .*trio"):
         await validate(config, TaskRequest(title="x", text="# x", repo=str(open_tmp), crew="nobody"))

@@ -13,7 +13,7 @@ from nightcrew.cli.output import HelpFlag, JsonFlag, emit, examples, out
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from nightcrew.config import CrewSettings
+    from nightcrew.config import Config
     from nightcrew.crew.files import CrewFile
 
 app = typer.Typer(
@@ -44,15 +44,11 @@ def register(parent: typer.Typer) -> None:
 def list_crews(json: JsonFlag = False) -> None:
     """List the built-in crews, a person's own, and those of the configuration file."""
     from nightcrew.config import environment, load_config
-    from nightcrew.crew.files import names
+    from nightcrew.crew import known
 
     environ = environment()
     config = load_config()
-    crews = [_listed(name, environ) for name in names(environ)]
-    crews += [
-        {"name": name, "about": "", "origin": "configuration", "roles": _roles(settings)}
-        for name, settings in sorted(config.crews.items())
-    ]
+    crews = [_listed(name, config, environ) for name in known(config, environ)]
     if json:
         emit(crews)
         return
@@ -69,7 +65,7 @@ def show(name: NameArgument = None, json: JsonFlag = False) -> None:
     if json:
         emit(_facts(crew))
         return
-    out(f"{crew.name}: {crew.about} ({crew.origin})")
+    out(f"{crew.name}: {crew.about or 'a crew of its own'} ({crew.origin})")
     if crew.embedded:
         out("the embedded model plays every role")
     for role, bound in crew.roles.items():
@@ -78,13 +74,13 @@ def show(name: NameArgument = None, json: JsonFlag = False) -> None:
         out(f"  {role:<10}  {bound.settings.model or 'its first model'}  {served}  {need}".rstrip())
 
 
-def _listed(name: str, environ: Mapping[str, str]) -> dict[str, object]:
+def _listed(name: str, config: Config, environ: Mapping[str, str]) -> dict[str, object]:
     """A crew, or what is wrong with its file: a broken one must not hide the others."""
-    from nightcrew.crew.files import load
+    from nightcrew.crew import crew_of
     from nightcrew.errors import ConfigError
 
     try:
-        return _facts(load(name, environ))
+        return _facts(crew_of(name, config, environ))
     except ConfigError as error:
         return {"name": name, "about": " ".join(str(error).split()), "origin": "broken", "embedded": False, "roles": {}}
 
@@ -106,7 +102,3 @@ def _facts(crew: CrewFile) -> dict[str, object]:
             for name, role in crew.roles.items()
         },
     }
-
-
-def _roles(settings: CrewSettings) -> dict[str, object]:
-    return {name: {"model": role.model, "base_url": role.base_url} for name, role in settings.roles().items()}

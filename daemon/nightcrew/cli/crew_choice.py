@@ -15,6 +15,8 @@ NameArgument = Annotated[str | None, typer.Argument(metavar="[NAME]", help="The 
 def chosen(name: str | None) -> CrewFile:
     """The crew of this name; the configured one, else `duo`. Raises `ConfigError`."""
     from nightcrew.config import environment, load_config
-    from nightcrew.crew.files import DEFAULT, load
+    from nightcrew.crew import crew_of
+    from nightcrew.crew.files import DEFAULT
 
-    return load(name or load_config().crew or DEFAULT, environment())
+    config = load_config()
+    return crew_of(name or config.crew or DEFAULT, config, environment())

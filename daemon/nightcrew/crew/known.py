@@ -5,13 +5,27 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from nightcrew.config import Config, CrewSettings
-from nightcrew.crew.files import load, names
+from nightcrew.crew.files import BoundRole, CrewFile, Need, load, names
 from nightcrew.errors import ConfigError
 
 
 def known(config: Config, environ: Mapping[str, str]) -> list[str]:
     """Their names."""
     return sorted({*config.crews, *names(environ)})
+
+
+def crew_of(name: str, config: Config, environ: Mapping[str, str]) -> CrewFile:
+    """A crew as `settings_of` finds it, with what its roles need. Of one that stands in the configuration nothing is
+    served here: it names endpoints. Raises `ConfigError` as that does."""
+    if name not in config.crews:
+        return load(name, environ)
+    settings = config.crews[name]
+    return CrewFile(
+        name=name,
+        origin="configuration",
+        concurrency=settings.concurrency,
+        roles={role: BoundRole(settings=of, need=Need(), local=False) for role, of in settings.roles().items()},
+    )
 
 
 def settings_of(name: str, config: Config, environ: Mapping[str, str]) -> CrewSettings | None:

@@ -10,10 +10,10 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import chain, product
 
 from nightcrew.serving import memory
 from nightcrew.serving.models import Checkpoint, Draft, ModelCard
@@ -63,7 +63,7 @@ class Want:
         return sum(use.requests for use in self.uses)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Option:
     """One way to serve a model."""
 
@@ -105,6 +105,10 @@ class Option:
             context_tokens=self.context_tokens,
             tp=tp,
         )
+
+    def tokens(self, *, whole: bool) -> int:
+        """Of the pool that it must have: for all requests that should run at once, or for the longest one."""
+        return _paged(self.want.wished_tokens if whole else self.want.context_tokens)
 
     def cell_bytes(self, tp: int) -> int:
         return memory.kv_bytes_per_token(self.want.card, self.kv, tp=tp, draft=self.draft)
@@ -210,12 +214,17 @@ class Arrangement:
 
 def arrange(wants: Sequence[Want], gpus: Sequence[Gpu]) -> Arrangement | None:
     """The best combination that fits, filled up. None when not even one request of each role's context fits."""
-    combinations = sorted(
-        itertools.product(*(options(want, gpus) for want in wants)),
-        key=lambda each: sum(option.rank for option in each),
-    )
+    ways = [options(want, gpus) for want in wants]
+    room = sum(usable_gib(gpu) for gpu in gpus)
+    combinations = sorted(product(*ways), key=lambda each: sum(option.rank for option in each))
     for whole in (True, False):
+        # Spread over cards a server takes more of them together, never less: what is over the sum has no place.
+        least = {option: option.fixed_gib(1) + option.kv_gib(option.tokens(whole=whole), 1) for option in chain(*ways)}
+        if sum(min(map(least.__getitem__, way), default=math.inf) for way in ways) > room:
+            continue
         for combination in combinations:
+            if sum(map(least.__getitem__, combination)) > room:
+                continue
             if placed := place(combination, gpus, whole=whole):
                 return Arrangement(tuple(fill(placed, gpus)), whole)
     return None
@@ -250,7 +259,7 @@ def _place(
     placed: list[Placed] = []
     for option in sorted(combination, key=lambda each: -each.checkpoint.weights_gib):
         want = option.want
-        tokens = _paged(want.wished_tokens if whole else want.context_tokens)
+        tokens = option.tokens(whole=whole)
         for tp in _widths(want, spread.get(want.port, 1), len(gpus)):
             ids = cards.group(tp)
             gib = option.fixed_gib(tp) + option.kv_gib(tokens, tp)
