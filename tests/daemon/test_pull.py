@@ -347,7 +347,14 @@ def test_a_crew_is_pulled_as_it_is_planned(cli, tmp_path: Path, monkeypatch: pyt
         done = cli("crew", "pull", "trio", "--gpu-gib", 96)
         assert done.code == 0 and all(f"from {repo}" in done.err for repo in repos)
         again = json.loads(cli("crew", "pull", "trio", "--gpu-gib", 96, "--json").out)
-    assert [each["bytes_to_fetch"] for each in again] == [0, 0, 0]
+        assert [each["bytes_to_fetch"] for each in again] == [0, 0, 0]
+        shard = next(Path(again[0]["path"]).glob("*.safetensors"))
+        sound = shard.read_bytes()
+        shard.resolve().write_bytes(sound[:-1] + b"\xff")
+        assert cli("crew", "pull", "trio", "--gpu-gib", 96).code == 0 and shard.read_bytes() != sound
+        shown = cli("crew", "pull", "trio", "--gpu-gib", 96, "--verify")
+        assert f"{repos[0]}/{shard.name} is not what the hub states" in shown.err
+        assert shown.code == 0 and shard.read_bytes() == sound
     served = cli("crew", "serve", "trio", "--gpu-gib", 96, "--dry-run")
     assert served.code == 0, served.err
     assert all(each["path"] in served.out for each in again)

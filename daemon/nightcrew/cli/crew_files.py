@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
@@ -30,6 +30,8 @@ _ROUTE = examples(
     "nightcrew crew route trio --crew-file > ~/.config/nightcrew/crews/trio-routed.toml",
 )
 
+Result = TypeVar("Result")
+
 GpuGib = Annotated[
     float | None, typer.Option("--gpu-gib", min=1, help="Choose for cards of so many GiB instead of asking them.")
 ]
@@ -50,17 +52,18 @@ def pull(
         Path | None, typer.Option("--from", metavar="DIR", help="Take them from this directory, not from the hub.")
     ] = None,
     link: Annotated[bool, typer.Option("--link", help="With --from: link to its files instead of copying.")] = False,
+    verify: Annotated[bool, typer.Option("--verify", help="Read what is here already; fetch what is damaged.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what and how much; fetch nothing.")] = False,
     json: JsonFlag = False,
 ) -> None:
     """Fetch the weights that the crew's plan needs into the hub's cache, where SGLang finds them.
 
     Only what serving reads: configuration, tokenizer, and the weights once. What an earlier pull has left is kept and
-    gone on with; every file is compared with the checksum that the hub states. A licence that has to be accepted is
-    named; set HF_TOKEN then.
+    gone on with; every file that comes is compared with the checksum that the hub states. A licence that has to be
+    accepted is named; set HF_TOKEN then.
     """
     from nightcrew.config import environment, hub_dir
-    from nightcrew.serving.pull import check_room, jobs_from, jobs_of
+    from nightcrew.serving.pull import check_room, drop_damaged, jobs_from, jobs_of
     from nightcrew.serving.pull import pull as fetch
 
     if link and mirror is None:
@@ -69,6 +72,9 @@ def pull(
     repos = _repositories(_planned(name, gpu_gib, gpus))
     hub = _hub() if mirror is None else None
     jobs = jobs_of(repos, directory, hub.look) if hub else jobs_from(repos, directory, (mirror or Path()).expanduser())
+    if verify:
+        for damaged in _with_meter(lambda tell: drop_damaged(jobs, directory, tell)):
+            say(f"{damaged} is not what the hub states: removed, to be fetched again")
     if dry_run:
         _tell(jobs, directory, json=json)
         check_room(jobs, directory, link=link)
@@ -155,7 +161,7 @@ def _repositories(planned: CrewPlan) -> list[str]:
     return [repo for server in planned.servers for repo in repositories(server)]
 
 
-def _with_meter(run: Callable[[Tell], dict[str, Path]]) -> dict[str, Path]:
+def _with_meter(run: Callable[[Tell], Result]) -> Result:
     from nightcrew.cli.models import Meter
 
     meter = Meter()

@@ -113,6 +113,21 @@ def check_room(jobs: Sequence[Job], directory: Path, *, link: bool = False) -> N
         )
 
 
+def drop_damaged(jobs: Sequence[Job], directory: Path, tell: Tell) -> list[str]:
+    """Read what is here, and remove what is not as the hub states it, so that it is fetched again; the names of it."""
+    dropped: list[str] = []
+    with _alone(directory, tell):
+        for job in jobs:
+            for file in job.files:
+                path = job.cache.path(file)
+                if job.cache.has(file) and is_digest(file.digest):
+                    tell(Progress("checking", f"{job.listing.repo}/{file.name}", 0, file.size, 0.0))
+                    if not matches(path, file):
+                        path.unlink()
+                        dropped.append(f"{job.listing.repo}/{file.name}")
+    return dropped
+
+
 def pull(
     jobs: Sequence[Job], directory: Path, fetch: Fetch | None, tell: Tell, *, link: bool = False
 ) -> dict[str, Path]:
