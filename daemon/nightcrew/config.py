@@ -11,6 +11,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, IPvAnyNetwork, SecretStr, ValidationError, field_validator, model_validator
 
 from nightcrew.errors import ConfigError
+from nightcrew.secrecy import SECRETS
 from nightcrew_tools.contract import ConcernKind, Frozen, Limits, Outcome
 from nightcrew_workspaces.egress import parse_upstream
 from nightcrew_workspaces.egress_rules import parse_rule
@@ -32,6 +33,8 @@ class RoleSettings(Frozen):
     """Model name as the endpoint lists it; its first one when empty."""
     api_key_env: str | None = None
     api_key_file: Path | None = None
+    api_key_credential: str | None = None
+    """Name of a systemd credential; see LoadCredential in the units. One of the three ways at most."""
     dialect: tuple[Dialect, ...] = ("tools",)
     thinking: bool | None = None
     """Sent as `chat_template_kwargs.enable_thinking`; the model's own default when absent."""
@@ -57,6 +60,13 @@ class RoleSettings(Frozen):
     @classmethod
     def _one_or_many(cls, value: object) -> object:
         return (value,) if isinstance(value, str) else value
+
+    @field_validator("api_key_credential")
+    @classmethod
+    def _is_name(cls, value: str | None) -> str | None:
+        if value is not None and (not value or "/" in value or value.startswith(".")):
+            raise ValueError("must be the name of a credential, without a folder")
+        return value
 
     @field_validator("base_url")
     @classmethod
@@ -264,6 +274,14 @@ class NetworkSettings(Frozen):
         return value
 
 
+class LogSettings(Frozen):
+    """What the service says of itself on standard error."""
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    format: Literal["auto", "json", "text"] = "auto"
+    """`auto`: text on a terminal, JSON elsewhere, systemd's journal for one."""
+
+
 class GateSettings(Frozen):
     """What a verified result may bring into a repository without a person's word."""
 
@@ -301,6 +319,7 @@ class Config(Frozen):
     mcp: McpSettings = McpSettings()
     network: NetworkSettings = NetworkSettings()
     gate: GateSettings = GateSettings()
+    log: LogSettings = LogSettings()
     keeping: Annotated[JournalSettings, Field(alias="journal")] = JournalSettings()
     limits: Limits = Limits()
     daily: DailySettings = DailySettings()
@@ -436,13 +455,52 @@ def load_config(environ: Mapping[str, str] | None = None) -> Config:
     if environ.get("NIGHTCREW_HOME"):
         values["home"] = str(default_home(environ))
     try:
-        return Config.model_validate(values)
+        config = Config.model_validate(values)
     except ValidationError as error:
         raise ConfigError(_sentence(path, error)) from None
+    _keep_secret(config, environ)
+    return config
+
+
+def _keep_secret(config: Config, environ: Mapping[str, str]) -> None:
+    """What the configuration and the environment hold in URLs must never be written down."""
+    roles = (getattr(crew, name, None) for crew in config.crews.values() for name in ROLES)
+    urls = [role.base_url for role in roles if role is not None]
+    urls += [config.network.proxy or "", *config.network.env.values()]
+    urls += [value for name, value in environ.items() if name.lower().endswith("_proxy")]
+    for url in urls:
+        SECRETS.add_url(url)
 
 
 def read_key(role: RoleSettings, environ: Mapping[str, str]) -> SecretStr | None:
     """The role's API key, or None when it names none. Raises `ConfigError` when the named place has none."""
+    key = _find_key(role, environ)
+    if key is not None:
+        SECRETS.add(key.get_secret_value())
+    return key
+
+
+def credential(name: str, environ: Mapping[str, str]) -> Path:
+    """Where systemd put a credential: under its name, or as a file of the folder that the units load as `key`.
+
+    Raises `ConfigError` where there is none.
+    """
+    folder = environ.get("CREDENTIALS_DIRECTORY")
+    if not folder:
+        raise ConfigError(f"the credential {name} is wanted, and systemd has passed none (CREDENTIALS_DIRECTORY)")
+    for path in (Path(folder, name), Path(folder, f"key_{name}")):
+        if path.is_file():
+            return path
+    raise ConfigError(f"systemd has passed no credential {name}: write it to /etc/nightcrew/credentials/{name}")
+
+
+def _find_key(role: RoleSettings, environ: Mapping[str, str]) -> SecretStr | None:
+    if role.api_key_credential is not None:
+        path = credential(role.api_key_credential, environ)
+        try:
+            return SecretStr(path.read_text(encoding="utf-8").strip())
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"api_key_credential {role.api_key_credential}: {error}") from error
     if role.api_key_file is not None:
         try:
             return SecretStr(role.api_key_file.expanduser().read_text(encoding="utf-8").strip())

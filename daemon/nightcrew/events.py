@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, TypeAdapter
+from pydantic import Field, TypeAdapter, ValidationError
 
 from nightcrew.domain import Check, CheckResult, HostUse, Plan, Usage, Verdict
+from nightcrew.secrecy import SECRETS
 from nightcrew_tools.contract import Concern, Frozen, Outcome, TaskRequest
 
 
@@ -303,6 +304,19 @@ Event = Annotated[
 
 EVENT: TypeAdapter[Event] = TypeAdapter(Event)
 """Parses and prints any event; raises pydantic's ValidationError on what is not one."""
+
+
+def without_secrets(event: Event) -> Event:
+    """The event without the keys and passwords that this process knows, wherever they came from: an endpoint that
+    quotes them in an error, a file that a tool read. Prompts are made of events, so none gets into a prompt either."""
+    body = event.model_dump_json()
+    hidden = SECRETS.hide_values(body)
+    if hidden == body:
+        return event
+    try:
+        return EVENT.validate_json(hidden)
+    except ValidationError:  # a password that is one of our own words, `delivered` say: it cannot be told from it
+        return event
 
 
 class Recorded(Frozen):

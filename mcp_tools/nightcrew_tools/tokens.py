@@ -45,6 +45,7 @@ class Tokens:
     def __init__(self, tokens: tuple[Token, ...]) -> None:
         self._tokens = tokens
         self.scopes = frozenset(token.scope for token in tokens)
+        self.digests = frozenset(token.digest for token in tokens)
 
     def find(self, presented: str) -> Token | None:
         """The token that a client presented. Takes the same time whichever it is, and for one that is none."""

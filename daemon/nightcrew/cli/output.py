@@ -9,6 +9,8 @@ from typing import Annotated, Any
 
 import typer
 
+from nightcrew.secrecy import SECRETS
+
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else on standard output.")]
 
 
@@ -36,12 +38,12 @@ def raw(text: bytes) -> None:
 
 def say(text: str) -> None:
     """A line about the work, for people."""
-    typer.echo(text, err=True)
+    typer.echo(SECRETS.hide(text), err=True)
 
 
 def emit(value: Mapping[str, Any] | Sequence[Any]) -> None:
     """A result as one JSON document. ASCII, so that no byte of a model's text can reach a terminal."""
-    typer.echo(json.dumps(value, indent=2))
+    typer.echo(SECRETS.hide(json.dumps(value, indent=2)))
 
 
 def for_terminal(text: str) -> str:

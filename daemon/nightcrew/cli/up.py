@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from nightcrew.cli.output import JsonFlag, examples, say
+from nightcrew.cli.output import JsonFlag, examples
 
 if TYPE_CHECKING:
     from nightcrew.events import Recorded
@@ -29,12 +29,11 @@ def up(json: JsonFlag = False) -> None:
     Running tasks are let go of then, and go on at the next start. A second signal stops at once.
     """
     import faulthandler
-    import logging
     from functools import partial
 
     import anyio
 
-    from nightcrew.cli.running import make_progress
+    from nightcrew.cli import eventlog
     from nightcrew.config import environment, load_config
     from nightcrew.service import Service, serve
     from nightcrew.service.herald import Herald
@@ -44,21 +43,20 @@ def up(json: JsonFlag = False) -> None:
 
     faulthandler.enable()  # a watchdog's SIGABRT shows where the loop hung
     config = load_config()
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
-    progress = make_progress(names=True)
+    show, say = eventlog.set_up(config.log, environment())
 
     def on_event(recorded: Recorded) -> None:
         if json:
             typer.echo(recorded.model_dump_json(ensure_ascii=True))
-        progress.show(recorded)
+        show(recorded)
 
     service = Service(
         config,
         open_worker=open_worker,
-        say=progress.say,
+        say=say,
         open_door=partial(open_door, sockets=passed_sockets(environment())),
         on_event=on_event,
         herald=Herald(Notifier(environment())),
     )
     say(f"home {config.home}; drop task files into {config.inbox}; results come to {config.outbox}")
-    anyio.run(serve, service, progress.say)
+    anyio.run(serve, service, say)

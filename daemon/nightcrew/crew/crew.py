@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pydantic import SecretStr
 
 from nightcrew.config import CrewSettings, Dialect, RoleSettings, read_key
+from nightcrew.secrecy import SECRETS, without_login
 
 EMBEDDED_MODEL = "qwen2.5-coder-1.5b-instruct"
 
@@ -22,7 +23,7 @@ class Role:
     @property
     def label(self) -> str:
         """`model @ base_url`, for people."""
-        return f"{self.settings.model or 'default model'} @ {self.settings.base_url}"
+        return f"{self.settings.model or 'default model'} @ {without_login(self.settings.base_url)}"
 
     @property
     def uses_tools(self) -> bool:
@@ -52,6 +53,7 @@ def from_settings(name: str, settings: CrewSettings, environ: Mapping[str, str])
     """A crew as the configuration describes it. Raises `ConfigError` when a named key is not there."""
 
     def role(of: RoleSettings) -> Role:
+        SECRETS.add_url(of.base_url)
         return Role(of, read_key(of, environ))
 
     return Crew(

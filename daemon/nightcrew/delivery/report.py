@@ -6,7 +6,6 @@ a model nor a test's output can forge a heading, a verdict or a link.
 
 from __future__ import annotations
 
-import re
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,6 +25,7 @@ from nightcrew.delivery.quoting import cell, clean, code, fence, folded, one_lin
 from nightcrew.domain import CheckResult
 from nightcrew.events import ApprovalAsked, ChecksRan
 from nightcrew.journal.fold import TaskRecord
+from nightcrew.secrecy import without_login
 from nightcrew_tools.contract import CONCERNS, EXIT_CODES, Outcome
 
 _OUTCOMES: dict[Outcome, str] = {
@@ -41,7 +41,6 @@ _OUTCOMES: dict[Outcome, str] = {
 _PASSING_OUTPUT = 3_000
 _FAILING_OUTPUT = 12_000
 _CONCERNS_SHOWN = 20
-_USERINFO = re.compile(r"//[^/@\s]*@")
 
 
 def report_markdown(record: TaskRecord, *, patch: str, patch_path: Path | None = None) -> str:
@@ -85,7 +84,7 @@ def exit_code(record: TaskRecord) -> int | None:
 
 def public_model(model: str) -> str:
     """`model @ base_url` without a name and password that the URL may hold."""
-    return _USERINFO.sub("//", model)
+    return without_login(model)
 
 
 def _replay(record: TaskRecord) -> Iterator[str]:

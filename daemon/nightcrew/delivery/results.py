@@ -15,6 +15,7 @@ from nightcrew.delivery.writing import sync_folder, write_atomically
 from nightcrew.domain import CheckResult, HostUse, Plan
 from nightcrew.events import ChecksRan, Event, Recorded
 from nightcrew.journal.fold import TaskRecord, advance, reason
+from nightcrew.secrecy import SECRETS
 from nightcrew_tools.contract import Concern, Frozen, Outcome, TaskRequest, TaskUsage
 
 __all__ = ["Report", "ResultPaths", "as_after", "report_json", "report_markdown", "result_paths", "write_results"]
@@ -212,11 +213,10 @@ def write_results(outbox: Path, record: TaskRecord, patch: str) -> ResultPaths:
     else:
         paths.patch.unlink(missing_ok=True)
     # ASCII, so that no byte a model chose can reach the terminal of someone who looks into it.
-    write_atomically(paths.json, json.dumps(report_json(record, patch=patch), indent=2).encode() + b"\n")
+    write_atomically(paths.json, SECRETS.hide(json.dumps(report_json(record, patch=patch), indent=2)).encode() + b"\n")
     # Last, because a person who waits for a task looks for this one.
-    write_atomically(
-        paths.markdown, report_markdown(record, patch=patch, patch_path=paths.patch).encode("utf-8", "replace")
-    )
+    told = report_markdown(record, patch=patch, patch_path=paths.patch)
+    write_atomically(paths.markdown, SECRETS.hide(told).encode("utf-8", "replace"))
     sync_folder(outbox)
     return paths
 

@@ -24,6 +24,7 @@ from nightcrew.events import (
     TaskClaimed,
     TaskEnded,
     TaskSubmitted,
+    without_secrets,
 )
 from nightcrew.journal.database import Database
 from nightcrew.journal.fold import TaskRecord, advance, fold, view
@@ -106,7 +107,7 @@ class Log:
 
     def begin(self, task: str, event: TaskSubmitted, state: TaskState, due: str | None) -> Recorded:
         """The first event of a task that is new."""
-        recorded = Recorded.model_construct(task=task, seq=1, at=now(), event=event)
+        recorded = Recorded.model_construct(task=task, seq=1, at=now(), event=without_secrets(event))
         self.insert(recorded)
         request = event.request
         stored = view(fold([recorded])).model_dump_json()
@@ -141,6 +142,7 @@ class Log:
             self._claimed[task] = ticks()
         began = self._claimed.get(task)
         elapsed = None if began is None else round(ticks() - began, 3)
+        event = without_secrets(event)
         recorded = Recorded.model_construct(task=task, seq=seq, at=at, event=event, elapsed=elapsed)
         self._append(recorded, row)
         if isinstance(event, TaskEnded):

@@ -16,6 +16,7 @@ from nightcrew.journal import Journal
 from nightcrew.journal.fold import TaskRecord
 from nightcrew.journal.health import storage_error
 from nightcrew.journal.ids import now
+from nightcrew.telemetry.log import about_task
 from nightcrew_tools.contract import Outcome
 from nightcrew_tools.groups import unwrapped
 
@@ -59,6 +60,10 @@ class Attendant:
         Raises `JournalUnavailable` where the task stopped because journal or results cannot be written: it stands as
         its journal says, and goes on from there once it is claimed again.
         """
+        with about_task(record.id):
+            await self._attend(record, may_wait=may_wait)
+
+    async def _attend(self, record: TaskRecord, *, may_wait: bool) -> None:
         task = record.id
         try:
             await self._worker.run(task)

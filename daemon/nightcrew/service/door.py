@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from urllib.parse import urlsplit
+
 from nightcrew.config import Config, config_path, environment
 from nightcrew.crew import settings_of
 from nightcrew.errors import ConfigError, NetworkRefused, TaskFileError
 from nightcrew.journal.locks import private_directory
 from nightcrew.network import outside, task_may
+from nightcrew.secrecy import SECRETS
 from nightcrew_tools.contract import TaskRequest
 from nightcrew_workspaces.errors import WorkspaceError
 from nightcrew_workspaces.git import Git, safe_config
@@ -31,6 +34,11 @@ async def validate(config: Config, request: TaskRequest) -> None:
         except NetworkRefused as error:
             raise TaskFileError(f"`network`: {error} in {config_path(environment())}") from None
     if is_url(request.repo):
+        if _has_login(request.repo):
+            raise TaskFileError(
+                "`repo`: a name and password in the URL would stand in the task's journal; write them into ~/.netrc of "
+                "the account that Nightcrew runs as (machine HOST login NAME password ...), and the URL without them"
+            )
         return
     private_directory(config.home)
     git = Git(safe_config(config.home))
@@ -46,3 +54,15 @@ async def validate(config: Config, request: TaskRequest) -> None:
             f"`repo`: the result could not become a branch, since {closed} cannot be written: change its owner or "
             "mode, or say `deliver: patch`"
         )
+
+
+def _has_login(url: str) -> bool:
+    """Whether the URL holds a secret: `ssh://git@host` names an account and no more."""
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return "@" in url and "://" in url
+    secret = parts.password is not None or (parts.scheme in {"http", "https"} and parts.username is not None)
+    if secret:
+        SECRETS.add_url(url)
+    return secret

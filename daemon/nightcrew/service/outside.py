@@ -17,6 +17,7 @@ from nightcrew.errors import ConfigError, NightcrewError
 from nightcrew.gateway import JournalGateway
 from nightcrew.journal import Journal
 from nightcrew.journal.locks import ServiceLock
+from nightcrew.secrecy import SECRETS
 from nightcrew.service.attendant import Say
 from nightcrew.service.boxes import box_limits, toolchains
 from nightcrew.service.door import validate
@@ -164,7 +165,9 @@ def _tokens(path: Path, say: Say) -> Tokens:
         except OSError as error:
             raise TokenFileError(f"{path}: cannot be made: {error.strerror}") from error
         say(f"made {path} with a new token; clients send it as `Authorization: Bearer TOKEN`")
-    return read_tokens(path)
+    tokens = read_tokens(path)
+    SECRETS.add_digests(tokens.digests)
+    return tokens
 
 
 def open_roots(config: Config, paths: tuple[Path, ...], *, read_only: bool) -> Roots:

@@ -18,6 +18,7 @@ import anyio
 
 from nightcrew.config import environment
 from nightcrew.errors import EmbeddedError
+from nightcrew.secrecy import SECRETS
 
 MODEL = "qwen2.5-coder-1.5b-instruct"
 """The name it serves the model under."""
@@ -69,6 +70,7 @@ class EmbeddedServer:
         self._log_from = 0
         self.api_key = secrets.token_urlsafe(24)
         """Random, told to the child through its standard input: no other user of the machine can read it."""
+        SECRETS.add(self.api_key)
         self.base_url = ""
         """With its `/v1`; empty before it is ready."""
 

@@ -1,0 +1,1 @@
+"""The log of a process, and the events of tasks in it."""
