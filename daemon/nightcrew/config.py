@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import tomllib
 from collections.abc import Mapping
@@ -463,13 +464,17 @@ def load_config(environ: Mapping[str, str] | None = None) -> Config:
 
 
 def _keep_secret(config: Config, environ: Mapping[str, str]) -> None:
-    """What the configuration and the environment hold in URLs must never be written down."""
-    roles = (getattr(crew, name, None) for crew in config.crews.values() for name in ROLES)
-    urls = [role.base_url for role in roles if role is not None]
+    """Keys and what the configuration and the environment hold in URLs must never be written down."""
+    found = (getattr(crew, name, None) for crew in config.crews.values() for name in ROLES)
+    roles = [role for role in found if isinstance(role, RoleSettings)]
+    urls = [role.base_url for role in roles]
     urls += [config.network.proxy or "", *config.network.env.values()]
     urls += [value for name, value in environ.items() if name.lower().endswith("_proxy")]
     for url in urls:
         SECRETS.add_url(url)
+    for role in roles:
+        with contextlib.suppress(ConfigError):  # said where it is needed
+            read_key(role, environ)
 
 
 def read_key(role: RoleSettings, environ: Mapping[str, str]) -> SecretStr | None:

@@ -59,15 +59,14 @@ class Secrets:
         self._digests.update(digests)
 
     def hide_values(self, text: str) -> str:
-        """`text` without the values that were added. For what is somebody else's text: nothing more is touched."""
+        """`text` without what was added. For what is somebody else's text: nothing more is touched."""
+        if self._digests:
+            text = _WORD.sub(lambda word: HIDDEN if self._is_token(word[0]) else word[0], text)
         return text if self._pattern is None else self._pattern.sub(HIDDEN, text)
 
     def hide(self, text: str) -> str:
-        """`text` without those, without logins in URLs, authorization headers and tokens. For words of ours."""
-        text = _HEADER.sub(rf"\1{HIDDEN}", _LOGIN.sub(f"{HIDDEN}@", self.hide_values(text)))
-        if not self._digests:
-            return text
-        return _WORD.sub(lambda word: HIDDEN if self._is_token(word[0]) else word[0], text)
+        """`text` without those, and without logins in URLs and authorization headers. For words of ours."""
+        return _HEADER.sub(rf"\1{HIDDEN}", _LOGIN.sub(f"{HIDDEN}@", self.hide_values(text)))
 
     def _is_token(self, word: str) -> bool:
         return any(

@@ -143,18 +143,11 @@ def test_no_secret_is_in_a_log_a_report_a_prompt_or_a_journal(open_tmp: Path, mo
     for path in home.rglob("*"):
         if path.is_file() and path != home / "rejected/url.md":  # the person's own file, given back
             written[str(path)] = path.read_bytes().decode("utf-8", "replace")
-    for words in (
-        ["list", "--json"],
-        ["show", "fix", "--json"],
-        ["journal", "fix"],
-        ["report", "fix"],
-        ["doctor", "--json"],
-    ):
-        written[" ".join(words)] = nightcrew(environ, *words)
+    for words in ("list --json", "show fix --json", "journal fix", "report fix", "doctor --json"):
+        written[words] = nightcrew(environ, *words.split())
     for number, request in enumerate(model.requests()):
         written[f"request {number}"] = json.dumps(request["json"])
     found = [(place, kind) for place, text in written.items() for kind, secret in SECRETS.items() if secret in text]
-    # The task's own text and the repository's file may name what this process never loaded as a secret: nothing did.
     assert found == []
     assert written["the log"].count("[hidden]") > 0
     assert any("[hidden]" in text for place, text in written.items() if place.startswith("request"))
