@@ -130,7 +130,7 @@ def test_no_secret_is_in_a_log_a_report_a_prompt_or_a_journal(open_tmp: Path, mo
         (inbox / "url.md").write_text(f"---\nrepo: {url}\n---\n# Fix\n")
         (inbox / "fix.md").write_text(f"---\nrepo: {open_tmp}/repository\n---\n# Fix mean()\n\nQuickly. {QUOTED}\n")
         wait_for((home / "outbox/fix.report.md").exists, service)
-        wait_for((home / "rejected/url.report.md").exists, service)
+        wait_for(lambda: list((home / "rejected").glob("url*.report.md")), service)
         assert ask_at_the_door(port).startswith("HTTP/1.1 404")
         service.send_signal(signal.SIGTERM)
         assert service.wait(30) == 0
@@ -141,12 +141,13 @@ def test_no_secret_is_in_a_log_a_report_a_prompt_or_a_journal(open_tmp: Path, mo
     assert "Delivered and verified" in (home / "outbox/fix.report.md").read_text()
     written = {"the log": log.read_text()}
     for path in home.rglob("*"):
-        if path.is_file() and path != home / "rejected/url.md":  # the person's own file, given back
+        # A person's own task file stays as it is, wherever it is moved.
+        if path.is_file() and path != home / "rejected/url.md" and not path.is_relative_to(home / "inbox"):
             written[str(path)] = path.read_bytes().decode("utf-8", "replace")
     for words in ("list --json", "show fix --json", "journal fix", "report fix", "doctor --json"):
         written[words] = nightcrew(environ, *words.split())
     for number, request in enumerate(model.requests()):
-        written[f"request {number}"] = json.dumps(request["json"])
+        written[f"request {number}"] = request["body"]
     found = [(place, kind) for place, text in written.items() for kind, secret in SECRETS.items() if secret in text]
     assert found == []
     assert written["the log"].count("[hidden]") > 0

@@ -38,6 +38,9 @@ class FakeWorker:
         self.config, self.journal, self.say = config, journal, say
         yield self
 
+    def renew(self, config: Config) -> None:
+        self.config = config
+
     async def leave(self, task: str) -> str:
         self.left.append(task)
         return PATCH

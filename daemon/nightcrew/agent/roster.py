@@ -55,6 +55,10 @@ class Roster:
     ) -> None:
         await self._stack.aclose()
 
+    def renew(self, config: Config) -> None:
+        """Resolve crews by another configuration from now on."""
+        self._config = config
+
     async def crew(self, name: str | None) -> Crew:
         """A crew by name, the configured default, or what answers on this machine.
 

@@ -20,6 +20,7 @@ from nightcrew.cli import (
     replay,
     running,
     tasks,
+    unitcommands,
     up,
 )
 from nightcrew.cli.output import HelpFlag, examples, say
@@ -79,6 +80,7 @@ demo.register(app)
 models.register(app)
 crew.register(app)
 mcp.register(app)
+unitcommands.register(app)
 
 
 def main() -> None:

@@ -9,6 +9,7 @@ import typer
 from nightcrew.cli.output import JsonFlag, examples
 
 if TYPE_CHECKING:
+    from nightcrew.config import Config
     from nightcrew.events import Recorded
 
 _UP = examples(
@@ -40,6 +41,7 @@ def up(json: JsonFlag = False) -> None:
     from nightcrew.service.notify import Notifier, passed_sockets
     from nightcrew.service.outside import open_door
     from nightcrew.service.worker import open_worker
+    from nightcrew.telemetry.log import set_level
 
     faulthandler.enable()  # a watchdog's SIGABRT shows where the loop hung
     config = load_config()
@@ -50,13 +52,18 @@ def up(json: JsonFlag = False) -> None:
             typer.echo(recorded.model_dump_json(ensure_ascii=True))
         show(recorded)
 
+    def reread() -> Config:
+        fresh = load_config()
+        set_level(fresh.log.level)
+        return fresh
+
     service = Service(
         config,
         open_worker=open_worker,
         say=say,
-        open_door=partial(open_door, sockets=passed_sockets(environment())),
+        open_door=partial(open_door, sockets=passed_sockets(environment()), current=lambda: service.config),
         on_event=on_event,
         herald=Herald(Notifier(environment())),
     )
     say(f"home {config.home}; drop task files into {config.inbox}; results come to {config.outbox}")
-    anyio.run(serve, service, say)
+    anyio.run(partial(serve, load=reread), service, say)

@@ -36,6 +36,10 @@ class Worker(Protocol):
         model, `Stale` when another worker has it."""
         ...
 
+    def renew(self, config: Config) -> None:
+        """Work by this configuration on what is begun from now on."""
+        ...
+
     async def leave(self, task: str) -> str:
         """Give up what is open for a task that was cut off, and return the patch of what it had done, if any."""
         ...

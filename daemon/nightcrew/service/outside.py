@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import AsyncGenerator, Generator, Sequence
+from collections.abc import AsyncGenerator, Callable, Generator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 
@@ -38,14 +38,16 @@ class ServiceGateway(TaskGateway):
     Every method raises `NoQueue` where no service runs on this home, and what `JournalGateway` raises.
     """
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, current: Callable[[], Config] | None = None) -> None:
+        """`current` is what tasks are judged by, where that changes while the gateway is open."""
         self._config = config
+        self._current = current or (lambda: config)
 
     async def submit(self, request: TaskRequest, *, origin: str) -> TaskView:
         """Put a task into the queue. Raises `TaskRefused` for one that could never run."""
         with self._journal(write=True) as gateway:
             try:
-                await validate(self._config, request)
+                await validate(self._current(), request)
             except NightcrewError as error:
                 raise TaskRefused(str(error)) from error
             return await gateway.submit(request, origin=origin)  # a client cannot say `after`
@@ -93,13 +95,19 @@ class ServiceGateway(TaskGateway):
 
 @asynccontextmanager
 async def open_offer(
-    config: Config, grants: Grants, roots: tuple[Path, ...], *, facts: Facts = "auto", audit: Path | None = None
+    config: Config,
+    grants: Grants,
+    roots: tuple[Path, ...],
+    *,
+    facts: Facts = "auto",
+    audit: Path | None = None,
+    current: Callable[[], Config] | None = None,
 ) -> AsyncGenerator[Offer]:
     """What outside clients get, while the block runs. The box is tested beside the first requests.
 
     Raises `RootRefused`, `BoxUnavailable`; and where the box does not confine, every tool call does.
     """
-    gateway = ServiceGateway(config) if "tasks" in grants.families else None
+    gateway = ServiceGateway(config, current) if "tasks" in grants.families else None
     if not grants.families - {"tasks"}:
         yield Offer(grants, gateway=gateway, facts=facts, audit=audit)
         return
@@ -113,7 +121,13 @@ async def open_offer(
 
 
 @asynccontextmanager
-async def open_door(config: Config, say: Say, *, sockets: Sequence[socket.socket] = ()) -> AsyncGenerator[None]:
+async def open_door(
+    config: Config,
+    say: Say,
+    *,
+    sockets: Sequence[socket.socket] = (),
+    current: Callable[[], Config] | None = None,
+) -> AsyncGenerator[None]:
     """The service's own `/mcp`, while the block runs; nothing where neither the configuration nor systemd opens one.
 
     `sockets` listen already, and take the place of the configured address. Raises `ConfigError`, `RootRefused`,
@@ -138,7 +152,9 @@ async def open_door(config: Config, say: Say, *, sockets: Sequence[socket.socket
         raise ConfigError(f"[mcp]: {error}") from error
     async with AsyncExitStack() as stack:
         audit = config.mcp_audit
-        offer = await stack.enter_async_context(open_offer(config, grants, settings.roots, audit=audit))
+        offer = await stack.enter_async_context(
+            open_offer(config, grants, settings.roots, audit=audit, current=current)
+        )
         port = await stack.enter_async_context(serving_http(offer, address, tokens, listener=listener))
         say(f"MCP clients are served at http://{address.host}:{port}/mcp")
         yield

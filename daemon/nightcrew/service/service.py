@@ -16,7 +16,7 @@ from pathlib import Path
 import anyio
 from anyio.abc import TaskGroup
 
-from nightcrew.config import Config
+from nightcrew.config import Config, load_config
 from nightcrew.errors import JournalCorrupt, JournalUnavailable, NightcrewError, TaskFileError
 from nightcrew.events import Paused, Recorded, TaskSubmitted
 from nightcrew.gateway import used_up
@@ -26,13 +26,15 @@ from nightcrew.journal.fold import TaskRecord
 from nightcrew.journal.health import Health, refuse_in_trouble, storage_error
 from nightcrew.journal.ids import now
 from nightcrew.journal.locks import RunLocks, ServiceLock, private_directory
-from nightcrew.service.attendant import Attendant, OpenWorker, Say
+from nightcrew.service.attendant import Attendant, OpenWorker, Say, Worker
 from nightcrew.service.capacity import Capacity
 from nightcrew.service.door import validate
 from nightcrew.service.herald import Herald
 from nightcrew.service.keeping import Keeping
 from nightcrew.service.notify import Notifier
+from nightcrew.service.reload import Changes, merged
 from nightcrew_tools.contract import Outcome, TaskRequest, TaskState
+from nightcrew_workspaces.errors import WorkspaceError
 
 POLL_SECONDS = 0.25
 """How often the service asks whether another process wrote into the journal."""
@@ -93,6 +95,7 @@ class Service:
         """By task that waits for an endpoint: when to try again (monotonic), and how long it waited last."""
         self.health = Health(config, say)
         self._capacity = Capacity(config)
+        self._worker: Worker | None = None
         self.started = anyio.Event()
         self.stopping = False
 
@@ -101,6 +104,20 @@ class Service:
         self.stopping = True
         if self._scope is not None:
             self._scope.cancel()
+
+    @property
+    def config(self) -> Config:
+        """What the service works by now."""
+        return self._config
+
+    def reload(self, config: Config) -> Changes:
+        """Work by another configuration from now on, as far as that needs no restart. Running tasks keep theirs."""
+        self._config, changes = merged(self._config, config)
+        self._capacity = Capacity(self._config)
+        if self._worker is not None:
+            self._worker.renew(self._config)
+        self._wake.set()
+        return changes
 
     async def run(self) -> None:
         """Serve until `stop`.
@@ -121,6 +138,7 @@ class Service:
                 self._say(f"task {task} was cut off and goes on")
             async with self._open_worker(config, journal, self._say) as worker, self._open_door(config, self._say):
                 attendant = Attendant(config, journal, worker, self._name)
+                self._worker = worker
                 with anyio.CancelScope() as self._scope:
                     async with anyio.create_task_group() as group:
                         group.start_soon(self._intake(journal).run)
@@ -299,13 +317,18 @@ class Service:
         return free and any(task not in self._running for task in self._later.keys() - self._not_yet())
 
 
-async def serve(service: Service, say: Say) -> None:
-    """Run the service until SIGTERM or SIGINT; a second signal ends the process at once."""
-    with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+async def serve(service: Service, say: Say, *, load: Callable[[], Config] = load_config) -> None:
+    """Run the service until SIGTERM or SIGINT; a second signal ends the process at once. SIGHUP reads the configuration
+    again with `load`; one that is wrong is said, and the old one stays."""
+    with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
         async with anyio.create_task_group() as group:
 
             async def heed() -> None:
                 async for number in signals:
+                    if number == signal.SIGHUP:
+                        if service.started.is_set() and not service.stopping:
+                            _reload(service, say, load)
+                        continue
                     if service.stopping:
                         os._exit(128 + number)
                     say("stopping: running tasks go on at the next start (once more to stop at once)")
@@ -315,6 +338,19 @@ async def serve(service: Service, say: Say) -> None:
             group.start_soon(heed)
             await service.run()
             group.cancel_scope.cancel()
+
+
+def _reload(service: Service, say: Say, load: Callable[[], Config]) -> None:
+    service.herald.reloading()
+    try:
+        changes = service.reload(load())
+    except (NightcrewError, WorkspaceError) as error:
+        say(f"the configuration cannot be used, and the old one stays: {error}")
+        service.herald.reloaded("the configuration was changed and is wrong: the old one stays, see the log")
+    else:
+        say(f"the configuration was read again; {changes}")
+        waits = f"needs a restart: {', '.join(changes.restart)}" if changes.restart else ""
+        service.herald.reloaded(waits)
 
 
 async def run_one(

@@ -52,17 +52,20 @@ async def open_worker(config: Config, journal: Journal, say: Say) -> AsyncGenera
     await tidy(config, journal, workspaces, say)
     async with Roster(config, environment(), say=_once(say)) as roster:
         runner = Runner(config=config, journal=journal, workspaces=workspaces, roster=roster)
-        yield CrewWorker(config, journal, workspaces, runner, say)
+        yield CrewWorker(config, journal, workspaces, runner, roster, say)
 
 
 class CrewWorker:
     """See `attendant.Worker`."""
 
-    def __init__(self, config: Config, journal: Journal, workspaces: Workspaces, runner: Runner, say: Say) -> None:
+    def __init__(
+        self, config: Config, journal: Journal, workspaces: Workspaces, runner: Runner, roster: Roster, say: Say
+    ) -> None:
         self._config = config
         self._journal = journal
         self._workspaces = workspaces
         self._runner = runner
+        self._roster = roster
         self._clock = ClockWatch()
         self._say = say
 
@@ -71,6 +74,12 @@ class CrewWorker:
         calm = self._clock.is_calm()
         await trim(self._config, self._journal, self._workspaces, self._say, by_age=calm)
         return record
+
+    def renew(self, config: Config) -> None:
+        workspaces = make_workspaces(config)
+        self._roster.renew(config)
+        self._runner = Runner(config=config, journal=self._journal, workspaces=workspaces, roster=self._roster)
+        self._config, self._workspaces = config, workspaces
 
     async def leave(self, task: str) -> str:
         return await leave(self._config, self._workspaces, task)
