@@ -371,6 +371,17 @@ def test_metrics_are_summed_over_their_labels():
     assert hit_rate({}) is None
 
 
+def test_requests_are_not_counted_twice_where_each_priority_is_told_beside_the_total():
+    """As SGLang 0.5.23 writes them with --enable-priority-scheduling."""
+    text = (
+        'sglang:num_running_reqs{model_name="m",priority=""} 2.0\n'
+        'sglang:num_running_reqs{model_name="m",priority="30"} 2.0\n'
+        'sglang:prompt_tokens_total{model_name="m",priority="30"} 100.0\n'
+        'sglang:prompt_tokens_total{model_name="m",priority="0"} 50.0\n'
+    )
+    assert read_metrics(text) == {"num_running_reqs": 2.0, "prompt_tokens_total": 150.0}
+
+
 def test_a_log_does_not_grow_for_ever_and_nobody_else_can_read_it(tmp_path: Path):
     log = ServerLog(tmp_path / "x.log", file_bytes=1000)
     for number in range(60):

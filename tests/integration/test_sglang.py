@@ -243,17 +243,19 @@ async def test_a_request_with_a_higher_priority_overtakes(served: Crew):
 
     async with Probe(served.urls[QWEN]) as probe, anyio.create_task_group() as group:
         for number in range(2):  # as many as may run
-            group.start_soon(talk, f"runs {number}", 30, 60)
+            group.start_soon(talk, f"runs {number}", 30, 240)
         await until(probe, 2)
-        group.start_soon(talk, "scout", 0, 8)
-        with anyio.fail_after(30):
+        group.start_soon(talk, "scout", 0, 16)
+        with anyio.fail_after(90):  # told once in forty steps
             while not (await probe.metrics()).get("num_queue_reqs"):  # noqa: ASYNC110 - another process's
                 await anyio.sleep(0.1)
-        group.start_soon(talk, "planner", 20, 8)
+        group.start_soon(talk, "planner", 20, 16)
     assert ended.index("planner") < ended.index("scout")
 
 
 async def test_metrics_are_read(served: Crew):
+    for _ in range(2):
+        served.ask(QWEN, [json.loads(SYSTEM), json.loads(ASKED)])
     async with Probe(served.urls[QWEN]) as probe:
         metrics = await probe.metrics()
         facts = await probe.facts()

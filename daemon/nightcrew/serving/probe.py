@@ -26,7 +26,8 @@ METRICS = (
 """Those that are read, without their prefix `sglang:`. The rate of cache hits is cached over prompt tokens: the
 gauge of that name reads 0 while the server is idle."""
 
-_METRIC = re.compile(r"^sglang:(?P<name>\w+)(?:\{[^}]*\})?\s+(?P<value>[-+.\deE]+|NaN)\s*$", re.MULTILINE)
+_METRIC = re.compile(r"^sglang:(?P<name>\w+)(?:\{(?P<labels>[^}]*)\})?\s+(?P<value>[-+.\deE]+|NaN)\s*$", re.MULTILINE)
+_OF_A_PRIORITY = re.compile(r'priority="[^"]')
 
 
 @dataclass(frozen=True)
@@ -150,10 +151,15 @@ class Probe:
 
 
 def read_metrics(text: str) -> dict[str, float]:
-    """Values of `METRICS` in Prometheus' text format, summed over their labels; absent ones are left out."""
+    """Values of `METRICS` in Prometheus' text format, summed over their labels; absent ones are left out.
+
+    With priorities on, gauges of requests come once as a total (`priority=""`) and once for each priority beside it;
+    counters come for each priority alone.
+    """
     found: dict[str, float] = {}
     for match in _METRIC.finditer(text):
-        if (name := match["name"]) in METRICS and match["value"] != "NaN":
+        part = not match["name"].endswith("_total") and _OF_A_PRIORITY.search(match["labels"] or "")
+        if (name := match["name"]) in METRICS and match["value"] != "NaN" and not part:
             found[name] = found.get(name, 0.0) + float(match["value"])
     return found
 
