@@ -9,7 +9,9 @@ import pytest
 
 from fakes.command import Command, command
 from fakes.repos import make_repository
+from nightcrew.cli.progress import Progress
 from nightcrew.config import DailySettings
+from nightcrew.events import Continued, Paused, Recorded, Resumed
 from nightcrew.gateway import used_up
 from nightcrew.journal import Journal
 from nightcrew.journal.queue import Spent
@@ -102,6 +104,20 @@ def test_a_task_is_paused_and_resumed(cli: Command, repo: Path) -> None:
     again = cli("resume", task)
     assert again.code == 1
     assert "is not paused: it is queued" in again.err
+
+
+def test_what_held_a_task_stands_among_what_happened() -> None:
+    lines: list[str] = []
+    progress = Progress(lines.append)
+    said = (
+        (Paused(by="ann"), "paused    by ann"),
+        (Paused(by="ann", queue=True), "paused    with the whole queue by ann"),
+        (Resumed(by="ben"), "resumed   by ben"),
+        (Continued(task="6dk", step=2, tree=None), "goes on   from step 2 of task 6dk"),
+    )
+    for number, (event, words) in enumerate(said, 1):
+        progress.show(Recorded(task="t", seq=number, at="2031-05-04T00:00:00.000Z", event=event))
+        assert lines[-1].endswith(words)
 
 
 def test_a_running_task_is_told_to_pause(cli: Command, repo: Path, home: Path) -> None:

@@ -16,12 +16,15 @@ from nightcrew.events import (
     AttemptStarted,
     CandidateTried,
     ChecksRan,
+    Continued,
     Decided,
     Delivered,
     Event,
     ModelReplied,
+    Paused,
     PlanWritten,
     Recorded,
+    Resumed,
     TaskClaimed,
     TaskEnded,
     TaskRevised,
@@ -140,6 +143,8 @@ def _queue_and_end(event: Event) -> Iterator[Line]:
             yield "plain", "started", f"by {event.worker}"
         case Waiting():
             yield "warn", "waiting", event.reason
+        case Paused() | Resumed() | Continued():
+            yield _steered(event)
         case ApprovalAsked():
             yield "warn", "approval", f"needed: {event.problem or summarised(event.concerns)}"
         case Decided():
@@ -152,6 +157,16 @@ def _queue_and_end(event: Event) -> Iterator[Line]:
             yield "good" if event.outcome is Outcome.DELIVERED else "bad", "ended", f"{event.outcome}{reason}"
         case _:
             pass  # what the harness itself writes into a conversation
+
+
+def _steered(event: Paused | Resumed | Continued) -> Line:
+    match event:
+        case Paused():
+            return "warn", "paused", f"{'with the whole queue ' if event.queue else ''}by {event.by}"
+        case Resumed():
+            return "plain", "resumed", f"by {event.by}"
+        case Continued():
+            return "plain", "goes on", f"from step {event.step} of task {event.task}"
 
 
 def _prepared(event: WorkspaceOpened | ChecksRan | PlanWritten) -> Iterator[Line]:
