@@ -612,3 +612,59 @@ async def test_rejected_files_go_to_another_file_system_too(house: House, tmp_pa
         assert (house.inbox, house.hidden(".claimed")) == ([], [])
     finally:
         shutil.rmtree(elsewhere)
+
+
+# --- a crash at every step
+
+
+@pytest.mark.timeout(120)
+async def test_a_crash_before_any_rename_or_sync_loses_doubles_and_cuts_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    steps = 0
+    for step in range(1, 200):
+        config = Config(home=tmp_path / str(step))
+        with Journal.open(config.journal) as journal:
+            DropFolder(config.inbox, config.rejected).prepare()
+            house = House(config, journal)
+            house.drop("good.md")
+            house.drop("bad.md", "---\npriorty: 1\n---\nx\n")
+            folder(house, "shots", {"task.md": GOOD.replace("Fix it", "Look"), "a.png": PNG})
+            crashed = await _crash_at(step, house, monkeypatch)
+            house.intake = house.make(clock=house.clock)
+            await house.settle()
+            await house.sweep()
+            assert house.titles == ["Fix it", "Look"], step
+            (shots,) = (task.id for task in journal.tasks() if task.title == "Look")
+            kept = AttachmentStore(config.attachments).of(shots, journal.record(shots).request)
+            assert kept is not None and (kept / "a.png").read_bytes() == PNG, step
+            assert sorted(path.name for path in config.rejected.glob("[!.]*")) == ["bad.md", "bad.md.report.md"], step
+            assert (house.inbox, house.hidden(".claimed"), len(house.hidden(".accepted"))) == ([], [], 2), step
+        if not crashed:
+            break
+        steps = step
+    assert 10 < steps < 199, "the last one went through, and there were steps before"
+
+
+async def _crash_at(step: int, house: House, monkeypatch: pytest.MonkeyPatch) -> bool:
+    """Work the inbox, and stop before the so-many-th call that changes the disk; False when there were less."""
+    calls = 0
+
+    def counted(real: Callable[..., object]) -> Callable[..., object]:
+        def call(*arguments: object, **more: object) -> object:
+            nonlocal calls
+            calls += 1
+            if calls >= step:  # and nothing after it: the process is gone
+                raise Crash
+            return real(*arguments, **more)
+
+        return call
+
+    with monkeypatch.context() as broken:
+        for owner, name in ((os, "rename"), (os, "replace"), (os, "fsync"), (Journal, "submit_many")):
+            broken.setattr(owner, name, counted(getattr(owner, name)))
+        try:
+            await house.settle()
+        except (Crash, BaseExceptionGroup):
+            return True
+    return False

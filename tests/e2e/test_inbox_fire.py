@@ -118,8 +118,9 @@ class Dropper(threading.Thread):
             self._later.append((time.monotonic() + self._rng.uniform(0.05, 0.9), steps))
 
     def _go_on(self) -> None:
-        due = [steps for moment, steps in self._later if moment <= time.monotonic()]
-        self._later = [(moment, steps) for moment, steps in self._later if moment > time.monotonic()]
+        clock = time.monotonic()
+        due = [steps for moment, steps in self._later if moment <= clock]
+        self._later = [(moment, steps) for moment, steps in self._later if moment > clock]
         for steps in due:
             self._begin(steps)
 
