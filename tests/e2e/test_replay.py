@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from fakes.command import Command, command
-from fakes.house import fingerprint, make_repository
+from fakes.house import fingerprint, house, make_repository, script
 from fakes.journals import BETWEEN, REQUEST
 from fakes.replays import GOLDENS, path, read
 from nightcrew.agent import executor
 from nightcrew.agent.recording import Recording, without_passing
+from nightcrew.attachments import AttachmentStore, open_plain, pictures
 from nightcrew.config import Config
 from nightcrew.errors import EndpointRefused, NightcrewError
 from nightcrew.events import ModelReplied, Recorded, TaskSubmitted
 from nightcrew.journal.fold import fold
 from nightcrew.service.replay import Replayed, refuse, replay
+from nightcrew.service.worker import open_worker
+from nightcrew_tools.contract import TaskRequest
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -93,6 +97,37 @@ def test_a_changed_tool_is_seen_once_for_each_conversation():
     [one] = recording.differences
     assert (one.conversation, one.number, one.what) == ("executor/1", 0, "tools")
     assert '+   "name": "end_step"' in one.text
+
+
+@pytest.mark.anyio
+async def test_what_is_attached_comes_along_and_pictures_are_shown_to_those_that_saw_them(open_tmp: Path):
+    picture = open_tmp / "shot.png"
+    picture.write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(64))
+    async with house(open_tmp, script()) as home:
+        store = AttachmentStore(home.config.attachments)
+        staged = store.stage([("shot.png", partial(open_plain, picture))])
+        store.settle(staged, "t1")
+        seeing = {"executor": home.config.crews["scripted"].planner.model_copy(update={"vision": True})}
+        crew = home.config.crews["scripted"].model_copy(update=seeing)
+        config = home.config.model_copy(update={"crews": {"scripted": crew}})
+        request = TaskRequest(
+            title="Fix mean()",
+            text="# Fix mean()\n\nmean([1, 2, 3]) must be 2.",
+            repo=str(home.repository),
+            attachments=staged.attachments,
+            images=pictures(staged.attachments, ()),
+        )
+        home.journal.submit(request, origin="test", name_hint="fix", task_id="t1")
+        assert home.journal.claim_task("t1", "test") is not None
+        async with open_worker(config, home.journal, lambda _: None) as worker:
+            await worker.run("t1")
+        recorded = home.journal.read("t1")
+    assert "image_url" in fold(recorded).conversations["executor/1"][1]
+    found = await replay(config, recorded, say=lambda _: None)
+    assert found.differences == ()
+    assert found.same
+    with pytest.raises(NightcrewError, match="its attachments are not here"):
+        await replay(Config(home=open_tmp / "elsewhere"), recorded, say=lambda _: None)
 
 
 # --- what cannot be replayed, and what differs

@@ -18,7 +18,6 @@ from nightcrew.errors import EndpointRefused
 from nightcrew.events import ConversationOpened, MessageAdded, ModelReplied, Recorded, ToolRan
 from nightcrew.llm.client import ModelClient, Reply
 
-_NOWHERE = RoleSettings(base_url="http://replay.invalid/v1", model="recorded")
 _LINES = 40
 """Most lines of one difference that are kept."""
 
@@ -180,8 +179,8 @@ def _content(message: str) -> str:
 class RecordedModel(ModelClient):
     """One role of a recording, in the place of its model. Speaks to nobody."""
 
-    def __init__(self, role: str, recording: Recording) -> None:
-        super().__init__(_NOWHERE)
+    def __init__(self, role: str, settings: RoleSettings, recording: Recording) -> None:
+        super().__init__(settings)
         self._role = role
         self._recording = recording
 

@@ -5,6 +5,7 @@ Everything is made in a folder of its own and thrown away: home, journal, clone.
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -16,9 +17,10 @@ import anyio
 from nightcrew.agent.recording import Difference, RecordedModel, Recording
 from nightcrew.agent.roster import Roster
 from nightcrew.agent.runner import Runner
+from nightcrew.attachments import AttachmentStore, owner_of
 from nightcrew.config import Config, CrewSettings, NetworkSettings, RoleSettings, WorkspaceSettings, environment
 from nightcrew.crew import Role
-from nightcrew.errors import NightcrewError
+from nightcrew.errors import AttachmentRefused, NightcrewError
 from nightcrew.events import Recorded
 from nightcrew.journal import Journal
 from nightcrew.journal.fold import REPLAY, TaskRecord, fold
@@ -77,11 +79,11 @@ async def replay(
     async with _place(keep) as place:
         mine = _config(config, record, place)
         make_home(mine)
+        await anyio.to_thread.run_sync(_bring_attachments, config, mine, record)
         recording = Recording.of(events, strict=strict)
 
         def open_client(name: str, role: Role) -> RecordedModel:
-            del role
-            return RecordedModel(name, recording)
+            return RecordedModel(name, role.settings, recording)
 
         with Journal.open(mine.journal) as journal:
             if on_event is not None:
@@ -112,6 +114,10 @@ def refuse(record: TaskRecord) -> None:
     """Raise `NightcrewError` for a task whose answers do not stand in its journal."""
     if record.opened is None or not any(record.replies.values()):
         raise NightcrewError(f"task {record.id} cannot be replayed: no model had answered yet")
+    if record.continued is not None:
+        raise NightcrewError(
+            f"task {record.id} cannot be replayed: it went on in the clone of task {record.continued.task}"
+        )
     if record.candidates or not any(name == "planner" for name in record.replies):
         raise NightcrewError(
             f"task {record.id} cannot be replayed: its crew has no tools, and what the repair ladder's models said is "
@@ -142,9 +148,12 @@ def _made(place: Path) -> Path:
 def _config(config: Config, record: TaskRecord, place: Path) -> Config:
     """The configuration of this machine with a home, a crew and a delivery that harm nobody."""
     assert record.opened is not None
-    role = RoleSettings(base_url="http://replay.invalid/v1", model="recorded")
     judged = any(name.startswith("verifier") for name in record.replies)
-    crew = CrewSettings(planner=role, executor=role, verifier=role if judged else None)
+    crew = CrewSettings(
+        planner=_role(record, "planner"),
+        executor=_role(record, "executor"),
+        verifier=_role(record, "verifier") if judged else None,
+    )
     name = record.opened.crew
     changes = {
         "home": place / "home",
@@ -156,13 +165,32 @@ def _config(config: Config, record: TaskRecord, place: Path) -> Config:
     return config.model_copy(update=changes)
 
 
+def _role(record: TaskRecord, role: str) -> RoleSettings:
+    """The role with what shapes its prompts: whether it was shown pictures."""
+    told = [texts[:2] for name, texts in record.conversations.items() if name.partition("/")[0] == role]
+    sees = any('"image_url"' in text for texts in told for text in texts)
+    return RoleSettings(base_url="http://replay.invalid/v1", model="recorded", vision=sees)
+
+
 def _request(record: TaskRecord, repo: str | None) -> TaskRequest:
     """What was asked for, from the commit it began with; nothing goes into the repository or out to a network."""
     assert record.opened is not None
     asked = record.request
     limits = Limits(minutes=_MINUTES, tokens=asked.limits.tokens, attempts=asked.limits.attempts)
-    kept = asked.model_dump(include={"title", "text", "checks", "setup"})
+    kept = asked.model_dump(include={"title", "text", "checks", "setup", "attachments", "images"})
     return TaskRequest(**kept, repo=repo or asked.repo, base=record.opened.base_commit, limits=limits, deliver="patch")
+
+
+def _bring_attachments(config: Config, mine: Config, record: TaskRecord) -> None:
+    """Copy what the task's text speaks of, where there is any."""
+    try:
+        kept = AttachmentStore(config.attachments).of(owner_of(record.id, record.origin), record.request)
+    except AttachmentRefused as error:
+        raise NightcrewError(f"task {record.id} cannot be replayed here: its attachments are not here") from error
+    if kept is None:
+        return
+    place = AttachmentStore(mine.attachments).folder(record.id, record.request.attachments)
+    shutil.copytree(kept, place)
 
 
 def _outcome(record: TaskRecord) -> str:
