@@ -350,6 +350,16 @@ def test_a_running_task_is_told_to_pause_and_may_be_told_otherwise(journal: Jour
     assert (journal.pause_requested(task), journal.view(task).state) == (None, TaskState.PAUSED)
 
 
+def test_a_pause_outlives_the_process_that_was_to_hear_of_it(journal: Journal):
+    task = submit(journal)
+    claimed(journal)
+    journal.pause(task, by="ann")
+    journal.requeue_dead(lambda _: False)
+    assert journal.pause_requested(task) == "ann"
+    assert journal.resume(task, by="ann") is TaskState.QUEUED
+    assert journal.pause_requested(task) is None
+
+
 def test_only_what_can_be_paused_is_paused_and_only_what_is_paused_resumed(journal: Journal):
     task = submit(journal)
     with pytest.raises(NotPossible, match="is not paused: it is queued"):

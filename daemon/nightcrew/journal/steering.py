@@ -83,7 +83,7 @@ class Steering:
         """Let a paused task go on and return its state now. Raises `NotPossible` for one that is not paused."""
         with self._events.writing():
             row = self._queue.row(task)
-            if row.state is TaskState.RUNNING and self._queue.signalled(task, "pause"):
+            if self._queue.signalled(task, "pause"):  # it runs, or its process died before it heard of it
                 self._queue.drop_signals(task, "pause")
                 return row.state
             if row.state is not TaskState.PAUSED:
