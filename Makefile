@@ -24,6 +24,7 @@ help:
 	@echo "make integration-tokenizers  the chat templates and marked control tokens, read by the models' own tokenizers"
 	@echo "make chaos   the service killed 300 times over 40 tasks, and 10,000 files into the inbox under kills"
 	@echo "             (NIGHTCREW_CHAOS_SEED=N for those of an earlier run; about half an hour)"
+	@echo "make boot    the service's units under a real systemd in namespaces of its own (needs root)"
 	@echo "make bench   the benchmarks; each prints a table and a JSON line"
 
 demo: setup
@@ -44,6 +45,10 @@ run: setup
 fuzz: setup
 	@echo "seed $(SEED)"
 	NIGHTCREW_FUZZ_CALLS=10000 $(RUN)pytest tests/tools/test_fuzz.py --hypothesis-seed=$(SEED)
+
+.PHONY: boot
+boot: setup
+	NIGHTCREW_BOOT=1 $(RUN)pytest -v tests/systemd/test_boot.py
 
 .PHONY: chaos
 chaos: setup

@@ -49,7 +49,7 @@ def options_and_words(command: str) -> tuple[list[str], list[str]]:
     words = shlex.split(command)[1:]
     options = [word for word in words if word.startswith("-")]
     names = [word for word in words if re.fullmatch(r"[a-z]+", word)]
-    grouped = names[:1] in (["model"], ["crew"]) or names[:2] == ["mcp", "install"]
+    grouped = names[:1] in (["model"], ["crew"], ["service"]) or names[:2] == ["mcp", "install"]
     return options, names[:2] if grouped else names[:1]
 
 
@@ -112,6 +112,7 @@ def test_its_links_lead_somewhere() -> None:
         "CONTRIBUTING.md",
         "docs/mcp.md",
         "docs/repositories.md",
+        "docs/systemd.md",
         "docs/folder.md",
         "docs/crews.md",
     ],

@@ -7,7 +7,6 @@ way out, and a control group tree of its own.
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -61,10 +60,11 @@ done
 for each in systemd-journald.service systemd-journald.socket; do ln -s /lib/systemd/system/$each; done
 printf '[Unit]\\nWants=systemd-journald.service\\n' > nested.target
 printf '[Journal]\\nStorage=volatile\\nReadKMsg=no\\nAudit=no\\n' > /etc/systemd/journald.conf.d/nested.conf
-rm -f /etc/machine-id
+rm -rf /etc/machine-id /var/lib/nightcrew /etc/nightcrew /etc/systemd/system/nightcrew*
 echo 0123456789abcdef0123456789abcdef > /etc/machine-id
 cat > /opt/nightcrew/main.py <<END
-import site, sys
+import site, sys, sysconfig
+sysconfig.get_path = lambda *_: "/opt/nightcrew/bin"  # as an installed one would say
 sys.dont_write_bytecode = True
 sys.argv[0] = "/opt/nightcrew/bin/nightcrew"
 site.addsitedir("$SITE")
@@ -77,6 +77,7 @@ cat > /opt/nightcrew/bin/nightcrew <<END
 exec env LD_LIBRARY_PATH=/opt/python/lib /opt/python/bin/python3 -S /opt/nightcrew/main.py "\\$@"
 END
 chmod 755 /opt/nightcrew/bin/nightcrew
+mount --make-rshared /  # credentials come in by propagation, as on a machine; of this namespace alone
 exec env -i PATH=/usr/bin:/usr/sbin container=nightcrew SYSTEMD_UNIT_PATH=/etc/systemd/system:"$UNITS" \\
   SYSTEMD_GENERATOR_PATH=/run/none SYSTEMD_ENVIRONMENT_GENERATOR_PATH=/run/none \\
   /lib/systemd/systemd --system --log-target=journal --show-status=no --unit=nested.target
@@ -174,6 +175,8 @@ def booted() -> Generator[Machine]:
                 os.kill(child, signal.SIGKILL)
         outer.kill()
         outer.wait()
+        assert outer.stderr is not None
+        outer.stderr.close()
         _remove(group)
 
 
@@ -207,7 +210,3 @@ def _remove(group: Path) -> None:
         with suppress(OSError):
             group.rmdir()
         time.sleep(0.02)
-
-
-def have(*programs: str) -> bool:
-    return all(shutil.which(program) for program in programs)
