@@ -9,6 +9,7 @@ import shutil
 import socket
 import time
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import anyio
@@ -431,6 +432,7 @@ async def test_a_file_of_the_same_name_and_id_takes_the_place_of_one_that_nobody
     record = house.journal.record("nightly")
     kinds = [type(recorded.event) for recorded in house.journal.read("nightly")]
     assert kinds == [TaskSubmitted, TaskRevised]
+    assert house.journal.view("nightly").remark == ""
     assert [one.path for one in record.request.attachments] == ["b.png"]
     kept = AttachmentStore(house.config.attachments).of("nightly", record.request)
     assert kept is not None and (kept / "b.png").exists()
@@ -460,6 +462,20 @@ async def test_another_text_for_a_task_that_has_begun_or_that_another_file_made_
     await house.settle()
     assert "has begun" in house.report("fix.md")
     assert house.titles == ["First"]
+
+
+async def test_the_id_of_a_task_that_the_journal_does_not_keep_any_longer_is_refused_and_stops_nothing(house: House):
+    house.drop("fix.md", with_id("First"))
+    await house.settle()
+    house.journal.request_cancel("nightly")
+    for days in (101, 103):
+        moment = datetime.now(UTC) + timedelta(days=days)
+        house.journal.retention.trim(moment, keep_days=100.0, max_mib=1000.0)
+    house.drop("fix.md", with_id("First"))
+    house.drop("other.md")
+    await house.settle()
+    assert "ended long ago and is not kept" in house.report("fix.md")
+    assert "Fix it" in house.titles
 
 
 async def test_without_an_id_the_same_name_again_is_a_second_task_and_the_laid_aside_copy_means_nothing(house: House):

@@ -339,7 +339,10 @@ class Intake:
         event = recorded.event
         if isinstance(event, TaskSubmitted) and (event.origin, event.request) == (claimed.origin, request):
             return ""
-        there = self._journal.record(recorded.task)
+        try:
+            there = self._journal.record(recorded.task)
+        except TaskNotFound:  # only its id is remembered
+            return f"`id`: a task {recorded.task!r} ended long ago and is not kept; give this one another id"
         if there.request == request:
             return ""
         if there.origin == claimed.origin and self._journal.revise(recorded.task, request):

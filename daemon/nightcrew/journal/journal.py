@@ -173,6 +173,7 @@ class Journal(Steering):
                 return False
             self._events.follow(task, TaskRevised(request=request))
             self._queue.revise(task, request.priority, request.crew or "", request.repo, self._first_slot(request))
+            self._queue.drop_signals(task, "reused")  # that was this request, and now it is taken
             self._queue.forget_needs(task)
             if row.state is not TaskState.PAUSED:
                 scheduled = request.schedule is not None
