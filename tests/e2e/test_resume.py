@@ -11,14 +11,16 @@ import anyio
 import pytest
 
 from fakes.boxes import soon
+from fakes.chaos import inside
 from fakes.house import FIX, House, call, house, script
 from fakes.outside import Names, World
 from nightcrew.agent import executor, prompts, toolbox
 from nightcrew.config import CrewSettings, NetworkSettings, RoleSettings
 from nightcrew.delivery import write_results
 from nightcrew.events import Delivered, Event, ToolRan
+from nightcrew.service import Service
 from nightcrew.service.worker import open_worker
-from nightcrew_tools.contract import Outcome, TaskState
+from nightcrew_tools.contract import Outcome, TaskRequest, TaskState
 from nightcrew_workspaces import egress
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(60)]
@@ -185,3 +187,35 @@ async def test_a_command_without_a_network_is_not_announced_and_so_run_again(ope
         kinds = [one.event.kind for one in home.journal.read(record.id)]
         assert "tool_ran" in kinds
         assert "tool_started" not in kinds
+
+
+async def test_a_stop_in_the_middle_of_a_command_leaves_no_process_and_the_next_start_runs_it_again(
+    open_tmp: Path,
+) -> None:
+    slow = "test -e /cache/once || { touch /cache/once begun; sleep 300; }; test ! -e begun"
+    async with house(open_tmp, script(call("run_command", command=slow), *FIX)) as home:
+        task = home.journal.submit(
+            TaskRequest(title="Fix mean()", text="# Fix mean()", repo=str(home.repository)), origin="t", name_hint="fix"
+        ).task
+        clone = open_tmp / f"home/workspaces/{task}/clone"
+        for ended in (False, True):
+            service = Service(home.config, open_worker=open_worker, say=lambda _: None)
+
+            def holds(ended: bool = ended) -> bool:
+                return home.journal.view(task).state is TaskState.ENDED if ended else (clone / "begun").exists()
+
+            async with anyio.create_task_group() as group:
+                group.start_soon(service.run)
+                await soon(holds, 40)
+                before = home.journal.record(task).seq
+                service.stop()
+            assert not inside(open_tmp)
+            if not ended:
+                assert home.journal.view(task).state is TaskState.QUEUED
+                assert home.journal.record(task).seq == before  # what was cut off has no answer
+        record = home.journal.record(task)
+        assert record.ended is not None
+        assert record.ended.outcome is Outcome.DELIVERED, record.ended.reason
+        # It ran again, to its end, and in a tree without what the first one left.
+        assert [ran.is_error for ran in record.tools_run if ran.name == "run_command"] == [False, False]
+        assert "begun" not in home.patch(record)

@@ -15,9 +15,10 @@ from nightcrew.events import Recorded
 from nightcrew.gateway import JournalGateway
 from nightcrew.journal import Journal
 from nightcrew.journal.log import Log
-from nightcrew.service import Service
+from nightcrew.service import Service, run_one
 from nightcrew.service.approval import settle_here
 from nightcrew.service.worker import open_worker
+from nightcrew_tools.contract import TaskRequest
 
 
 @dataclass(frozen=True)
@@ -100,3 +101,11 @@ def serve(home: str, url: str, blow: Blow | None, dialect: tuple[Dialect, ...] =
                     service.stop()
 
     anyio.run(run)
+
+
+def run_alone(home: str, url: str, repository: str, task: str) -> None:
+    """What `nightcrew run` does, in a process of its own."""
+    config = config_for(Path(home), url)
+    values = {"title": "Fix mean()", "text": "# Fix mean()", "repo": repository, "id": task}
+    request = TaskRequest.model_validate(values)
+    anyio.run(lambda: run_one(config, request, open_worker=open_worker, say=lambda _: None, name_hint="fix"))

@@ -38,6 +38,7 @@ from nightcrew_workspaces.depot import make_depot
 from nightcrew_workspaces.egress import Egress, EgressLimits, Log, Outside
 from nightcrew_workspaces.egress_rules import AllowList
 from nightcrew_workspaces.errors import GitError, HarvestRefused, WorkspaceError
+from nightcrew_workspaces.eviction import evict
 from nightcrew_workspaces.files import Files
 from nightcrew_workspaces.folders import Size, copy_readable, give_to, make_folder, make_root, remove_tree, sync_folder
 from nightcrew_workspaces.git import IDENTITY, SHA, Git, safe_config
@@ -523,7 +524,8 @@ class Workspace:
         await _run(self._git_box, _CHECK_OUT_CLONE, f"the checkout of {self.base_commit}")
 
     async def recover(self) -> None:
-        """Remove what a killed process left; part of `Workspaces.reopen`."""
+        """Remove what a killed process left, its boxes too; part of `Workspaces.reopen`."""
+        await evict(self._folder)
         if not (self._folder / "cache").is_dir():  # it was made before there were caches
             self._make_cache(self._folder)
         for leftover in (

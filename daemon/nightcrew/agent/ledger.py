@@ -33,9 +33,10 @@ class Ledger:
         self._earlier_seconds = record.active_seconds
         self.record = record
 
-    def append(self, event: Event, *, at: str | None = None) -> None:
-        """Make an event durable, then part of the record. `at` is its time where it was told to somebody already."""
-        advance(self.record, self._journal.append(self.record.id, self.record.seq + 1, event, at=at))
+    def append(self, event: Event, *, at: str | None = None, first: Callable[[], object] | None = None) -> None:
+        """Make an event durable, then part of the record. `at` is its time where it was told to somebody already;
+        `first` is what only the task's own worker may do, see `Journal.append`."""
+        advance(self.record, self._journal.append(self.record.id, self.record.seq + 1, event, at=at, first=first))
 
     def waiting(self, reason: str) -> None:
         """Note why the task cannot go on for now, once for each reason."""

@@ -159,8 +159,8 @@ class Runner:
             event = TaskEnded(outcome=ended.outcome, reason=ended.reason)
             patch = patch or await self._left_over(ended, workspace)
         at = now()
-        write_results(self._config.outbox, as_after(ledger.record, event, at=at), patch)
-        ledger.append(event, at=at)
+        after = as_after(ledger.record, event, at=at)
+        ledger.append(event, at=at, first=lambda: write_results(self._config.outbox, after, patch))
 
     async def _left_over(self, ended: Ended, workspace: Workspace | None) -> str:
         return await _attempts_patch(workspace) if workspace and ended.outcome is not Outcome.DELIVERED else ""

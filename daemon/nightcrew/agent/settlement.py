@@ -5,8 +5,6 @@ What is published is the commit that the clean checkout confirmed, out of the de
 
 from __future__ import annotations
 
-import contextlib
-
 import anyio
 
 from nightcrew.agent.ledger import Ledger
@@ -76,18 +74,24 @@ class _Settlement:
     async def _end(self, outcome: Outcome, reason: str) -> None:
         event, at = TaskEnded(outcome=outcome, reason=reason), now()
         try:
-            write_results(self._config.outbox, as_after(self._ledger.record, event, at=at), await self._patch())
+            await self._tell(event, at)
         except OSError as error:
             event = TaskEnded(outcome=outcome, reason=f"{reason} (its report could not be written: {error})")
-        self._ledger.append(event, at=at)
+            self._ledger.append(event, at=at)
+
+    async def _tell(self, event: TaskEnded | ApprovalAsked, at: str) -> None:
+        """The result files and the event, both or neither. Raises `OSError`."""
+        after, patch = as_after(self._ledger.record, event, at=at), await self._patch()
+        self._ledger.append(event, at=at, first=lambda: write_results(self._config.outbox, after, patch))
 
     async def _ask_again(self, problem: str) -> None:
         asked = self._ledger.record.asked
         assert asked is not None
         event, at = asked.model_copy(update={"problem": problem}), now()
-        with contextlib.suppress(OSError):  # the older report says that it waits, too
-            write_results(self._config.outbox, as_after(self._ledger.record, event, at=at), await self._patch())
-        self._ledger.append(event, at=at)
+        try:
+            await self._tell(event, at)
+        except OSError:  # the older report says that it waits, too
+            self._ledger.append(event, at=at)
 
     async def _patch(self) -> str:
         """From the depot, or where that is gone what was written when the task began to wait."""

@@ -18,7 +18,16 @@ from nightcrew.journal.fold import TaskRecord, advance, reason
 from nightcrew.secrecy import SECRETS
 from nightcrew_tools.contract import Concern, Frozen, Outcome, TaskRequest, TaskUsage
 
-__all__ = ["Report", "ResultPaths", "as_after", "report_json", "report_markdown", "result_paths", "write_results"]
+__all__ = [
+    "Report",
+    "ResultPaths",
+    "as_after",
+    "report_json",
+    "report_markdown",
+    "result_paths",
+    "tells",
+    "write_results",
+]
 
 SCHEMA_VERSION = 1
 
@@ -139,6 +148,15 @@ class ResultPaths:
 def result_paths(outbox: Path, name: str) -> ResultPaths:
     """The files of the task with this name, whether they exist or not."""
     return ResultPaths(outbox / f"{name}.report.md", outbox / f"{name}.report.json", outbox / f"{name}.patch")
+
+
+def tells(outbox: Path, name: str, reason: str) -> bool:
+    """Whether there is a report, and it gives this reason: a runner may have been killed over another end than came."""
+    paths = result_paths(outbox, name)
+    try:
+        return paths.markdown.exists() and json.loads(paths.json.read_bytes())["reason"] == reason
+    except (OSError, ValueError, LookupError, TypeError):
+        return False
 
 
 def as_after(record: TaskRecord, event: Event, *, at: str) -> TaskRecord:

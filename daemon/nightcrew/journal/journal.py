@@ -182,14 +182,21 @@ class Journal(Steering):
                 self._put_after(self._queue.row(task), request.after)
             return True
 
-    def append(self, task: str, seq: int, event: Event, *, at: str | None = None) -> Recorded:
+    def append(
+        self, task: str, seq: int, event: Event, *, at: str | None = None, first: Callable[[], object] | None = None
+    ) -> Recorded:
         """Append the event as number `seq` of its task. It is on the disk when this returns.
 
-        `at` is the time as `ids.now` writes it, which is the default. Raises `Stale` when the number is taken or the
-        task has ended, `TaskNotFound` when there is no such task.
+        `at` is the time as `ids.now` writes it, which is the default. `first` is what has to be done before the event
+        is true and by nobody who lost the task: it is called once the number is known to be free, while no other
+        process can write; what it raises undoes the event. Raises `Stale` when the number is taken or the task has
+        ended, `TaskNotFound` when there is no such task.
         """
         with self._events.writing():
-            return self._events.append(task, seq, event, at=at or now())
+            recorded = self._events.append(task, seq, event, at=at or now())
+            if first is not None:
+                first()
+            return recorded
 
     def claim(
         self,

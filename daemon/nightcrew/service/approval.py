@@ -9,9 +9,10 @@ from nightcrew.agent.settlement import settle
 from nightcrew.config import Config
 from nightcrew.journal import Journal
 from nightcrew.journal.locks import RunLocks
-from nightcrew.service.service import run_locks, worker_name
+from nightcrew.service.service import keep_moving, run_locks, worker_name
 from nightcrew.service.worker import make_workspaces
 from nightcrew_tools.contract import TaskState, TaskView
+from nightcrew_tools.groups import unwrapped
 
 OTHER_SECONDS = 60.0
 """How long another process, a service say, is given to carry out what it was quicker to take."""
@@ -35,7 +36,12 @@ async def settle_here(config: Config, journal: Journal, task: str) -> TaskView:
                 continue
             try:
                 cancelled = journal.cancel_requested(task)
-                await settle(config, Ledger(journal, record), workspaces, cancelled=cancelled)
+                async with anyio.create_task_group() as group:
+                    group.start_soon(keep_moving, locks)
+                    await settle(config, Ledger(journal, record), workspaces, cancelled=cancelled)
+                    group.cancel_scope.cancel()
+            except BaseExceptionGroup as error:
+                raise unwrapped(error) from None
             finally:
                 locks.release(task)
     view = journal.view(task)

@@ -6,14 +6,15 @@ import logging
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from datetime import UTC, datetime
+from functools import partial
 from typing import Protocol
 
 from nightcrew.config import Config
-from nightcrew.delivery import as_after, result_paths, write_results
+from nightcrew.delivery import as_after, tells, write_results
 from nightcrew.errors import EndpointDown, JournalCorrupt, JournalUnavailable, NightcrewError, Stale
-from nightcrew.events import Paused, Recorded, TaskClaimed, TaskEnded, Waiting
+from nightcrew.events import Event, Paused, Recorded, TaskClaimed, TaskEnded, Waiting
 from nightcrew.journal import Journal
-from nightcrew.journal.fold import TaskRecord
+from nightcrew.journal.fold import TaskRecord, reason
 from nightcrew.journal.health import storage_error
 from nightcrew.journal.ids import now
 from nightcrew.telemetry.log import about_task
@@ -95,33 +96,46 @@ class Attendant:
 
     async def end(self, task: str, outcome: Outcome, reason: str) -> None:
         """End a task from outside of its run: its results, then its last event. One that has ended stays as it is."""
-        patch = await self._worker.leave(task)
         record = self._journal.record(task)
-        if record.ended is not None:
-            return
+        if record.ended is not None or self._lost(record):
+            return  # what another worker has is not ours to leave
+        patch = await self._worker.leave(task)
         ended = TaskEnded(outcome=outcome, reason=reason)
         at = now()
         try:
-            write_results(self._config.outbox, as_after(record, ended, at=at), patch)
+            after = as_after(record, ended, at=at)
+            results = partial(write_results, self._config.outbox, after, patch)
+            self._append(record, ended, at=at, first=results)
         except OSError as error:
             if storage_error(error):
                 raise JournalUnavailable(f"task {task}: its report cannot be written: {error}") from error
             log.warning("task %s: its report cannot be written: %s", task, error)
             ended = TaskEnded(outcome=outcome, reason=f"{reason} (its report could not be written: {error})")
+            self._append(record, ended, at=at)
+
+    def _append(
+        self, record: TaskRecord, event: Event, *, at: str | None = None, first: Callable[[], object] | None = None
+    ) -> bool:
+        """Append as the next event, unless another worker has the task."""
         try:
-            self._journal.append(task, record.seq + 1, ended, at=at)
+            self._journal.append(record.id, record.seq + 1, event, at=at, first=first)
         except Stale:
-            log.info("task %s was taken over", task)
+            log.info("task %s was taken over", record.id)
+            return False
+        return True
+
+    def _lost(self, record: TaskRecord) -> bool:
+        """Whether another worker has the task: what we know of its end is no longer true."""
+        if record.worker == self._name:
+            return False
+        log.info("task %s was taken over by %s", record.id, record.worker)
+        return True
 
     def hold(self, task: str, paused: Paused) -> None:
         """Journal that a task, which was let go, stands paused. One that has come to its end meanwhile stays so."""
         record = self._journal.record(task)
-        if record.ended is not None or record.waits_for_approval:
-            return
-        try:
-            self._journal.append(task, record.seq + 1, paused)
-        except Stale:
-            log.info("task %s was taken over", task)
+        if record.ended is None and not record.waits_for_approval and not self._lost(record):
+            self._append(record, paused)
 
     async def report(self, task: str) -> None:
         """Write the results of a task that ended while nobody ran it, with what it had done until then."""
@@ -132,12 +146,8 @@ class Attendant:
 
     def _wait(self, task: str, reason: str) -> None:
         record = self._journal.record(task)
-        try:
-            self._journal.append(task, record.seq + 1, Waiting(reason=reason))
-        except Stale:
-            log.info("task %s was taken over", task)
-            return
-        self._journal.release(task, self._name)
+        if not self._lost(record) and self._append(record, Waiting(reason=reason)):
+            self._journal.release(task, self._name)
 
 
 async def write_owed(config: Config, journal: Journal, task: str, leave: Callable[[str], Awaitable[str]]) -> None:
@@ -147,7 +157,7 @@ async def write_owed(config: Config, journal: Journal, task: str, leave: Callabl
     """
     record = journal.record(task)
     # One that waited for approval has a report, which says that it waits.
-    if record.asked is not None or not result_paths(config.outbox, record.name).markdown.exists():
+    if record.asked is not None or not tells(config.outbox, record.name, reason(record)):
         write_results(config.outbox, record, await leave(task))
     journal.paid(task)
 

@@ -130,7 +130,7 @@ class Service:
         for url in self._capacity.idle_endpoints():
             self._say(f"[endpoints] has a limit for {url}, which no crew talks to")
         with ExitStack() as stack:
-            stack.enter_context(ServiceLock(config.home))
+            lock = stack.enter_context(ServiceLock(config.home))
             journal = stack.enter_context(Journal.open(config.journal))
             stack.callback(journal.subscribe(self._observe))
             locks = RunLocks(run_locks(config))
@@ -143,6 +143,7 @@ class Service:
                     async with anyio.create_task_group() as group:
                         group.start_soon(self._intake(journal).run)
                         group.start_soon(self._look_after, journal, locks)
+                        group.start_soon(keep_moving, lock, locks)
                         keeping = Keeping(
                             config, journal, self.health, say=self._say, is_idle=lambda: not self._running
                         )
@@ -295,7 +296,9 @@ class Service:
                 scope.cancel()
 
     def _rescue(self, journal: Journal, locks: RunLocks) -> None:
-        if any(view.id not in self._running for view in journal.tasks([TaskState.RUNNING])):
+        others = [view.id for view in journal.tasks([TaskState.RUNNING]) if view.id not in self._running]
+        # First without a transaction: one that was stopped in the middle of its own keeps all others out until it dies.
+        if [task for task in others if not locks.is_alive(task)]:
             for task in journal.requeue_dead(locks.is_alive):
                 self._say(f"task {task} was cut off and goes on")
                 self._wake.set()
@@ -315,6 +318,14 @@ class Service:
         """Is there a task whose wait is over, and a worker free for it?"""
         free = len(self._running) < self._config.concurrency
         return free and any(task not in self._running for task in self._later.keys() - self._not_yet())
+
+
+async def keep_moving(*locks: RunLocks | ServiceLock) -> None:
+    """Show through its locks that this process moves, until cancelled."""
+    while True:
+        for lock in locks:
+            lock.beat()
+        await anyio.sleep(POLL_SECONDS)
 
 
 async def serve(service: Service, say: Say, *, load: Callable[[], Config] = load_config) -> None:
@@ -380,7 +391,7 @@ async def run_one(
             if record is None:
                 return _there_already(journal, task)
             try:
-                await _until_cancelled(journal, Attendant(config, journal, worker, name), record, say)
+                await _until_cancelled(journal, Attendant(config, journal, worker, name), record, say, locks)
             finally:
                 locks.release(task)
         return journal.record(task)
@@ -396,7 +407,9 @@ def _there_already(journal: Journal, task: str) -> TaskRecord:
     return record
 
 
-async def _until_cancelled(journal: Journal, attendant: Attendant, record: TaskRecord, say: Say) -> None:
+async def _until_cancelled(
+    journal: Journal, attendant: Attendant, record: TaskRecord, say: Say, locks: RunLocks
+) -> None:
     task = record.id
     with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
         async with anyio.create_task_group() as group:
@@ -419,6 +432,7 @@ async def _until_cancelled(journal: Journal, attendant: Attendant, record: TaskR
             with anyio.CancelScope() as scope:
                 group.start_soon(heed)
                 group.start_soon(insist)
+                group.start_soon(keep_moving, locks)
                 await attendant.attend(record, may_wait=False)
             by = journal.pause_requested(task)
             if scope.cancelled_caught and by is not None and not journal.cancel_requested(task):

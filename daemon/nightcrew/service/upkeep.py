@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ from pathlib import Path
 import anyio
 
 from nightcrew.config import Config, WorkspaceSettings
-from nightcrew.delivery import result_paths, write_results
+from nightcrew.delivery import tells, write_results
 from nightcrew.delivery.writing import sweep
 from nightcrew.errors import JournalCorrupt
 from nightcrew.journal import Journal
@@ -87,15 +86,6 @@ async def _shelved(settings: WorkspaceSettings, journal: Journal | None, workspa
     )
 
 
-def _is_told(config: Config, view: TaskView) -> bool:
-    """Whether a task's report says how it ended: its runner may have been killed over another end than came to be."""
-    paths = result_paths(config.outbox, view.name)
-    try:
-        return paths.markdown.exists() and json.loads(paths.json.read_bytes())["reason"] == view.reason
-    except (OSError, ValueError, LookupError, TypeError):
-        return False
-
-
 def _view(journal: Journal | None, task: str) -> TaskView | None:
     try:
         return journal.view(task) if journal is not None else None
@@ -165,7 +155,7 @@ async def tidy(config: Config, journal: Journal, workspaces: Workspaces, say: Sa
         view = _view(journal, task)
         if view is None or view.state is not TaskState.ENDED:
             continue
-        if not _is_told(config, view):
+        if not tells(config.outbox, view.name, view.reason):
             try:
                 record = journal.record(task)
             except (JournalCorrupt, TaskNotFound) as error:
