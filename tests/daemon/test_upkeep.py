@@ -14,6 +14,7 @@ import pytest
 from fakes.house import call, house, script
 from fakes.records import opened, submitted
 from fakes.repos import make_repository
+from fakes.scripted_server import Answer
 from nightcrew.cli.main import main
 from nightcrew.config import Config, WorkspaceSettings, load_config
 from nightcrew.errors import ConfigError
@@ -271,3 +272,22 @@ def test_a_size_counts_what_removing_would_free(open_tmp):
     os.link(inside / "own", inside / "twice")
     assert 1 << 20 <= Size.of(inside).bytes - empty < (1 << 20) + 65536
     assert Size.of(open_tmp / "nothing").bytes == 0
+
+
+async def test_a_clone_stays_until_what_was_done_in_it_has_been_told(open_tmp: Path) -> None:
+    async with house(open_tmp, script(call("write_file", path="new.txt", content="x\n"), Answer(fault="hang"))) as home:
+        task = home.submit()
+        with anyio.CancelScope() as scope:
+            home.journal.subscribe(lambda one: scope.cancel() if one.event.kind == "tool_ran" else None)
+            await home.runner.run(task)
+
+        async def tell(trouble: OSError | None) -> None:
+            async with home.runner.leave(task) as patch:
+                assert "new.txt" in patch
+                if trouble:
+                    raise trouble
+
+        with pytest.raises(OSError, match="full"):
+            await tell(OSError("the disk is full"))
+        await tell(None)
+        assert not (open_tmp / "home/workspaces" / task).exists()

@@ -7,7 +7,8 @@ What two runs may differ in, and nothing else, is taken out here:
 - tokens that the model server had cached, and what is counted of them: `_FIELDS`, `_CACHED`
 - names of commits, which hold a time: each is replaced by its tree and message; names of trees stay
 - the words of a cancel, which say whether it met a running task or one that waited to be continued: `_CANCELS`
-- the answer INTERRUPTED to a command with a network, where the unkilled run has the command's own
+- the answer INTERRUPTED to a command with a network, where the unkilled run has the command's own; and, of such a task,
+  the prompt tokens, which count that answer, and what its report says of the hosts, none of which it may have reached
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from __future__ import annotations
 import json
 import re
 import subprocess
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,8 @@ _FIELDS = ("seconds", "cached_tokens", "cached_rate", "model_seconds", "at")
 _TIMES = re.compile(r"\b\d+(?:\.\d+)?(?= ?s\b)|\d{4}-\d\d-\d\dT[\d:.]+(?:Z|\+00:00)")
 _CANCELS = re.compile("a person cancelled the task|cancelled by a person")
 _CACHED = re.compile(r"(of them from the cache \| )[^|]*")
+_PROMPTS = re.compile(r"(prompt.tokens[^\d\n]*)[\d,]+")
+_REACHED = re.compile(r"## What was reached\n.*?(?=\n## )", re.DOTALL)
 _COMMIT = re.compile(r"\b[0-9a-f]{40}\b|\b[0-9a-f]{12}\b")
 
 
@@ -45,12 +48,24 @@ class Aftermath:
     interrupted: int
     """Answers INTERRUPTED."""
 
+    def _without_answers(self) -> Aftermath:
+        """Without what a cut-off command with a network changes."""
+        events = [json.loads(event) for event in self.events]
+        for event in events:
+            if event["kind"] == "tool_ran" and event["name"] == "run_command":
+                event |= {"message": None, "is_error": None, "tree": None}
+        files = {name: _REACHED.sub("", _PROMPTS.sub(r"\1", text)) for name, text in self.files.items()}
+        said = tuple(_PROMPTS.sub(r"\1", json.dumps(event, sort_keys=True)) for event in events)
+        return replace(self, events=said, files=files, interrupted=0)
+
     def differs(self, unkilled: Aftermath) -> str:
         """In what this differs from what it should be, in words; empty when it does not."""
         said = f"{self.outcome}, not {unkilled.outcome}\n" if self.outcome != unkilled.outcome else ""
+        if self.interrupted:
+            return self._without_answers().differs(unkilled._without_answers())
         mine, theirs = list(self.events), list(unkilled.events)
         for at, (one, other) in enumerate(zip(mine, theirs, strict=False)):
-            if one != other and not _is_interruption(one, other):
+            if one != other:
                 said += f"event {at}:\n  {one[:700]}\n  {other[:700]}\n"
                 break
         if len(mine) != len(theirs):
@@ -62,14 +77,6 @@ class Aftermath:
             if there != should:
                 said += f"{name}: {_first_difference(there, should)}\n"
         return said
-
-
-def _is_interruption(one: str, other: str) -> bool:
-    """The same call, cut off here, and with its own answer there."""
-    mine, theirs = json.loads(one), json.loads(other)
-    if mine["kind"] != "tool_ran" or "INTERRUPTED" not in mine["message"]:
-        return False
-    return mine["call_id"] == theirs["call_id"] and mine["conversation"] == theirs["conversation"]
 
 
 def _first_difference(there: str | None, should: str | None) -> str:

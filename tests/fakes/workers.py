@@ -41,9 +41,10 @@ class FakeWorker:
     def renew(self, config: Config) -> None:
         self.config = config
 
-    async def leave(self, task: str) -> str:
+    @asynccontextmanager
+    async def leave(self, task: str) -> AsyncGenerator[str]:
         self.left.append(task)
-        return PATCH
+        yield PATCH
 
     async def run(self, task: str) -> TaskRecord:
         self.ran.append(task)

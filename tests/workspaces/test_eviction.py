@@ -21,13 +21,13 @@ async def test_what_an_earlier_run_left_in_a_workspace_is_killed_and_nothing_els
     ended: list[str] = []
 
     async def run(name: str, number: int) -> None:
-        await boxes[number].run(["sleep", f"19.{number}7531"])
+        await boxes[number].run(f"touch began; sleep 19.{number}7531")
         ended.append(name)
 
     async with anyio.create_task_group() as group:
         group.start_soon(run, "one", 0)
         group.start_soon(run, "another", 1)
-        await soon(lambda: running("19.07531") and running("19.17531"))
+        await soon(lambda: all((folder / "workspace/began").exists() for folder in folders))
         assert await evict(folders[0]) > 0
         await soon(lambda: ended == ["one"])
         assert running("19.17531")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from datetime import UTC, datetime
 from functools import partial
@@ -41,11 +41,12 @@ class Worker(Protocol):
         """Work by this configuration on what is begun from now on."""
         ...
 
-    async def leave(self, task: str) -> str:
+    def leave(self, task: str) -> AbstractAsyncContextManager[str]:
         """Give up what is open for a task that was cut off, and return the patch of what it had done, if any."""
         ...
 
 
+Leave = Callable[[str], AbstractAsyncContextManager[str]]
 OpenWorker = Callable[[Config, Journal, Say], AbstractAsyncContextManager[Worker]]
 
 
@@ -99,7 +100,11 @@ class Attendant:
         record = self._journal.record(task)
         if record.ended is not None or self._lost(record):
             return  # what another worker has is not ours to leave
-        patch = await self._worker.leave(task)
+        async with self._worker.leave(task) as patch:
+            self._end(record, outcome, reason, patch)
+
+    def _end(self, record: TaskRecord, outcome: Outcome, reason: str, patch: str) -> None:
+        task = record.id
         ended = TaskEnded(outcome=outcome, reason=reason)
         at = now()
         try:
@@ -150,7 +155,7 @@ class Attendant:
             self._journal.release(task, self._name)
 
 
-async def write_owed(config: Config, journal: Journal, task: str, leave: Callable[[str], Awaitable[str]]) -> None:
+async def write_owed(config: Config, journal: Journal, task: str, leave: Leave) -> None:
     """Write the results of a task in `Journal.owed`, and note that they are there. `leave` is a worker's.
 
     Raises `OSError`, `JournalError`.
@@ -158,7 +163,8 @@ async def write_owed(config: Config, journal: Journal, task: str, leave: Callabl
     record = journal.record(task)
     # One that waited for approval has a report, which says that it waits.
     if record.asked is not None or not tells(config.outbox, record.name, reason(record)):
-        write_results(config.outbox, record, await leave(task))
+        async with leave(task) as patch:
+            write_results(config.outbox, record, patch)
     journal.paid(task)
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -129,19 +131,27 @@ async def trim(config: Config, journal: Journal, workspaces: Workspaces, say: Sa
         say(f"removed {cache.path}, the cache of a source ({cache.bytes / 1024**2:.1f} MiB): unused or over the size")
 
 
-async def leave(config: Config, workspaces: Workspaces, task: str) -> str:
-    """Give up a task's clone, unless clones are kept; the patch of what had been done in it."""
+@asynccontextmanager
+async def leave(config: Config, workspaces: Workspaces, task: str) -> AsyncGenerator[str]:
+    """Give up a task's clone, unless clones are kept; the patch of what had been done in it.
+
+    The clone goes when the block has ended well: what is told in it, nobody could tell afterwards.
+    """
     patch = ""
     with anyio.move_on_after(LEAVE_SECONDS, shield=True):
         try:
             if workspaces.exists(task):
                 async with await workspaces.reopen(task) as workspace:
                     patch = await workspace.diff()
-                if config.workspaces.keep == "none":
-                    await workspaces.remove(task)
         except (WorkspaceError, OSError) as error:
-            log.warning("task %s: what it had done cannot be shown, or its clone not removed: %s", task, error)
-    return patch
+            log.warning("task %s: what it had done cannot be shown: %s", task, error)
+    yield patch
+    if config.workspaces.keep == "none":
+        with anyio.move_on_after(LEAVE_SECONDS, shield=True):
+            try:
+                await workspaces.remove(task)
+            except OSError as error:
+                log.warning("task %s: its clone cannot be removed: %s", task, error)
 
 
 async def tidy(config: Config, journal: Journal, workspaces: Workspaces, say: Say) -> None:
@@ -161,7 +171,8 @@ async def tidy(config: Config, journal: Journal, workspaces: Workspaces, say: Sa
             except (JournalCorrupt, TaskNotFound) as error:
                 log.warning("task %s: no report can be written: %s", task, error)
                 continue
-            write_results(config.outbox, record, await leave(config, workspaces, task))
+            async with leave(config, workspaces, task) as patch:
+                write_results(config.outbox, record, patch)
     # What another process is in the middle of making is not its leftover.
     await workspaces.sweep({view.id for view in journal.tasks([TaskState.RUNNING])})
     await trim(config, journal, workspaces, say)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 from nightcrew.agent.roster import Roster
 from nightcrew.agent.runner import Runner
@@ -81,8 +81,8 @@ class CrewWorker:
         self._runner = Runner(config=config, journal=self._journal, workspaces=workspaces, roster=self._roster)
         self._config, self._workspaces = config, workspaces
 
-    async def leave(self, task: str) -> str:
-        return await leave(self._config, self._workspaces, task)
+    def leave(self, task: str) -> AbstractAsyncContextManager[str]:
+        return leave(self._config, self._workspaces, task)
 
 
 def _once(say: Say) -> Say:
