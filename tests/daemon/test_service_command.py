@@ -132,6 +132,16 @@ def test_where_systemd_runs_the_files_are_taken_in_and_failures_are_told(monkeyp
     assert "failed: /nonexistent: No such file or directory" in done.err
 
 
+def test_uninstalling_stops_what_goes_and_nothing_where_nothing_is_there(tmp_path: Path) -> None:
+    place = units.Place(user=False, home=tmp_path, root=tmp_path)
+    assert units.commands_before_uninstall(place, units.plan_uninstall(place, units.SHIPPED)) == []
+    units.carry_out(units.plan_install(place, units.SHIPPED))
+    [command] = units.commands_before_uninstall(place, units.plan_uninstall(place, units.SHIPPED))
+    assert command[:3] == ["systemctl", "disable", "--now"]
+    assert {"nightcrew.service", "nightcrew.socket", "nightcrew-models.target"} <= set(command[3:])
+    assert not [name for name in command[3:] if "@" in name or name.endswith(".conf")]
+
+
 @pytest.mark.parametrize(
     ("command", "why"),
     [

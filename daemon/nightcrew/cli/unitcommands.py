@@ -113,10 +113,9 @@ def uninstall(user: User = False, root: Root = None, dry_run: Dry = False, json:
 
     place = _place(user, root)
     steps, booted = units.plan_uninstall(place, units.program()), units.is_booted(place)
-    before = [place.systemctl("disable", "--now", "nightcrew.service", "nightcrew.socket")] if booted else []
+    before = units.commands_before_uninstall(place, steps) if booted else []
     after = [place.systemctl("daemon-reload")] if booted else []
-    there = any(step.doing == "remove" for step in steps)
-    failed = [] if dry_run or not there else _run(before)
+    failed = [] if dry_run else _run(before)
     if not dry_run:
         units.carry_out(steps)
         failed += _run(after)

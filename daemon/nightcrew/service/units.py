@@ -175,6 +175,13 @@ def commands_after_install(place: Place, *, start: bool) -> list[list[str]]:
     return [*made, place.systemctl("daemon-reload"), enable]
 
 
+def commands_before_uninstall(place: Place, steps: list[Step]) -> list[list[str]]:
+    """What stops and disables the units that are about to go; model servers stop with their target."""
+    names = [step.path.name for step in steps if step.doing == "remove" and step.path.suffix in _KINDS]
+    going = [name for name in names if "@" not in name]
+    return [place.systemctl("disable", "--now", *going)] if going else []
+
+
 def _marked(text: str) -> str:
     return f"# Written by `nightcrew service install`; sha256 of the rest: {_hash(text)}\n{text}"
 
