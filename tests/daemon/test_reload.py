@@ -37,7 +37,7 @@ def test_each_key_counts_when_it_can(config: Config) -> None:
     new = config.model_copy(
         update={
             "concurrency": 3,
-            "log": LogSettings(level="debug"),
+            "log": LogSettings(level="debug", format="json"),
             "box": BoxSettings(user="ann", memory_mib=99),
             "workspaces": WorkspaceSettings(path=Path("/x"), keep="all"),
             "mcp": McpSettings(listen="127.0.0.1:1"),
@@ -48,8 +48,9 @@ def test_each_key_counts_when_it_can(config: Config) -> None:
     taken, changes = merged(config, new)
     assert set(changes.at_once) == {"concurrency", "log"}
     assert set(changes.new_tasks) == {"box", "workspaces"}
-    assert set(changes.restart) == {"box.user", "workspaces.path", "mcp", "home", "limits"}
+    assert set(changes.restart) == {"box.user", "workspaces.path", "mcp", "home", "limits", "log.format"}
     assert (taken.concurrency, taken.box.memory_mib, taken.box.user) == (3, 99, None)
+    assert (taken.log.level, taken.log.format) == ("debug", "auto")
     assert (taken.workspaces.keep, taken.workspaces.path) == ("all", None)
     assert (taken.home, taken.mcp, taken.limits) == (config.home, config.mcp, config.limits)
     assert str(changes).startswith("at once: ")

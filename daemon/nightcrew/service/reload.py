@@ -13,7 +13,7 @@ from nightcrew_tools.contract import Frozen
 AT_ONCE = frozenset(("concurrency", "log"))
 FOR_NEW_TASKS = frozenset(("crew", "crews", "box", "network", "gate", "workspaces"))
 """A running task keeps what it began with."""
-NEEDS_RESTART = frozenset(("box.user", "workspaces.path"))
+NEEDS_RESTART = frozenset(("box.user", "log.format", "workspaces.path"))
 """Of those; and every key that stands in neither set."""
 
 
@@ -45,13 +45,11 @@ def merged(old: Config, new: Config) -> tuple[Config, Changes]:
         if before == after:
             continue
         shown = field.alias or name
-        if name in AT_ONCE:
-            at_once.append(shown)
-        elif name in FOR_NEW_TASKS:
+        if name in AT_ONCE | FOR_NEW_TASKS:
             after, kept = _keeping(name, before, after)
             restart += kept
             if before != after:
-                new_tasks.append(shown)
+                (at_once if name in AT_ONCE else new_tasks).append(shown)
         else:
             restart.append(shown)
             continue
