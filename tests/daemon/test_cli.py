@@ -535,6 +535,7 @@ def nightcrew(*arguments: str, stdin: str = "") -> subprocess.CompletedProcess[s
     return subprocess.run(script, input=stdin, capture_output=True, text=True, timeout=20, check=True)
 
 
+@pytest.mark.timeout(90)
 def test_up_serves_as_a_process_and_stops_on_sigterm(home: Path, repo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NIGHTCREW_MODELS", str(home / "models"))
     script = [sys.executable, "-m", "nightcrew", "up", "--json"]
@@ -571,7 +572,7 @@ class waiting:
             self.process.kill()
 
 
-def poll(ask: Callable[[], list[str]], seconds: float = 15) -> list[str]:
+def poll(ask: Callable[[], list[str]], seconds: float = 25) -> list[str]:
     deadline = time.monotonic() + seconds
     while not (found := ask()):
         assert time.monotonic() < deadline

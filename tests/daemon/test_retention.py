@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -158,7 +159,7 @@ async def test_results_stay_unless_they_are_not_to_and_what_else_belongs_to_the_
 
 
 def test_files_that_were_laid_aside_go_by_when_that_was_and_links_are_not_followed(config: Config, tmp_path: Path):
-    accepted = config.inbox / ".accepted"
+    accepted, moment = config.inbox / ".accepted", time.time()
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "elsewhere" / "file").write_text("stays")
     (accepted / "6fp--fix.md").write_text("x")
@@ -166,12 +167,12 @@ def test_files_that_were_laid_aside_go_by_when_that_was_and_links_are_not_follow
     (accepted / "6fq--folder").mkdir()
     (accepted / "6fq--folder" / "task.md").write_text("x")
     (accepted / "6fr--link").symlink_to(tmp_path / "elsewhere")
-    keeping.remove_accepted(accepted, NOW.timestamp() - 60)
+    keeping.remove_accepted(accepted, moment - 60)
     assert len(list(accepted.iterdir())) == 3
-    keeping.remove_accepted(accepted, NOW.timestamp() + 60)
+    keeping.remove_accepted(accepted, moment + 60)
     assert list(accepted.iterdir()) == []
     assert (tmp_path / "elsewhere" / "file").exists()
-    keeping.remove_accepted(tmp_path / "nowhere", NOW.timestamp())
+    keeping.remove_accepted(tmp_path / "nowhere", moment)
 
 
 @pytest.mark.anyio

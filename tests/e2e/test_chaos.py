@@ -29,6 +29,7 @@ from fakes.house import fingerprint, make_repository
 from fakes.scripted_server import spawned
 from nightcrew.gateway import JournalGateway
 from nightcrew.journal import Journal
+from nightcrew.journal.locks import ServiceLock
 from nightcrew_tools.contract import TaskState
 
 SEED = int(os.environ.get("NIGHTCREW_CHAOS_SEED", "5"))
@@ -110,7 +111,7 @@ class Siege:
             assert time.monotonic() - begun < TOTAL_SECONDS, f"it does not come to {doom}: {self._state}"
             process.join(0.05)
         if process.is_alive() and self.all_ended and seconds is None:
-            process.terminate()
+            self._stop(process)
         process.join(60)
         assert process.exitcode in (-signal.SIGKILL, 0), f"it ended with {process.exitcode} at {doom}"
         if process.exitcode:
@@ -125,12 +126,17 @@ class Siege:
                 assert process.is_alive(), f"it ended by itself with {process.exitcode}"
                 assert time.monotonic() - begun < TOTAL_SECONDS, f"it does not come to an end: {self._state}"
                 process.join(0.05)
-            process.terminate()
+            self._stop(process)
             process.join(60)
             assert process.exitcode == 0
         finally:
             process.kill()
             process.join()
+
+    def _stop(self, process: multiprocessing.process.BaseProcess) -> None:
+        """As systemd would; before it serves, a signal would just end it."""
+        eventually(lambda: not process.is_alive() or ServiceLock.owner(self.home) == process.pid, 60)
+        process.terminate()
 
     def _start(self, doom: Doom) -> multiprocessing.process.BaseProcess:
         self.tally.lives += 1

@@ -202,10 +202,15 @@ def _neighbour(sockets: list[socket.socket]) -> None:
 
 def _settled() -> str:
     """What the neighbour wrote down; it may still be at it when the attack is over."""
-    deadline = time.monotonic() + 0.02
-    while not (text := _RECEIVED.read_text()) and time.monotonic() < deadline:
+    begun = time.monotonic()
+    while True:
+        text = _RECEIVED.read_text()
+        last = text.splitlines()[-1] if text else ""
+        # Who has connected is about to send something.
+        patience = 0.5 if last.startswith("CONNECTED") else 0.0 if text else 0.02
+        if time.monotonic() - begun >= patience:
+            return text
         time.sleep(0.002)
-    return text
 
 
 def _waiting(fd: int) -> bytes:

@@ -91,7 +91,9 @@ async def test_a_shared_network_is_seen_by_the_boxes_of_one_task_only(box, backg
 async def test_without_its_holder_no_command_gets_the_machines_network(box, background):
     await background.start("sleep 1000")
     assert box.loopback is not None
-    os.kill(box.loopback.pid, signal.SIGKILL)
+    holder = box.loopback.pid
+    os.kill(holder, signal.SIGKILL)
+    await soon(lambda: not Path(f"/proc/{holder}/ns/net").exists())
     with pytest.raises(BoxError, match="the network that this task's commands share is gone"):
         await box.run("true")
     box.loopback.pid = os.getpid()
