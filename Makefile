@@ -22,7 +22,7 @@ help:
 	@echo "make integration-sglang  the launcher, the client and the loop with a real SGLang on the CPU (3.2 GB, about 15 minutes)"
 	@echo "make integration-smg  the command that \`nightcrew crew route\` writes, run before fake servers with the real smg"
 	@echo "make integration-tokenizers  the chat templates and marked control tokens, read by the models' own tokenizers"
-	@echo "make chaos   the service killed 300 times over 40 tasks, and 10,000 files into the inbox under kills"
+	@echo "make chaos   the service killed 300 times over 40 tasks, 20 power cuts, and 10,000 files into the inbox under kills"
 	@echo "             (NIGHTCREW_CHAOS_SEED=N for those of an earlier run; about half an hour)"
 	@echo "make boot    the service's units under a real systemd in namespaces of its own (needs root)"
 	@echo "make bench   the benchmarks; each prints a table and a JSON line"
@@ -55,7 +55,9 @@ chaos: setup
 	@echo "seed $(CHAOS_SEED)"
 	NIGHTCREW_CHAOS_SEED=$(CHAOS_SEED) NIGHTCREW_CHAOS_KILLS=$(or $(NIGHTCREW_CHAOS_KILLS),300) \
 	NIGHTCREW_CHAOS_TASKS=$(or $(NIGHTCREW_CHAOS_TASKS),40) $(RUN)pytest -s tests/e2e/test_chaos.py
-	[[ ! -e tests/e2e/test_inbox_fire.py ]] || NIGHTCREW_CHAOS_SEED=$(CHAOS_SEED) \
+	NIGHTCREW_CHAOS_SEED=$(CHAOS_SEED) NIGHTCREW_CHAOS_CUTS=$(or $(NIGHTCREW_CHAOS_CUTS),20) \
+	NIGHTCREW_CHAOS_TASKS=13 $(RUN)pytest -s tests/e2e/test_power_cut.py
+	NIGHTCREW_CHAOS_SEED=$(CHAOS_SEED) \
 	NIGHTCREW_CHAOS_KILLS=$(or $(NIGHTCREW_CHAOS_KILLS),25) NIGHTCREW_CHAOS_FILES=$(or $(NIGHTCREW_CHAOS_FILES),10000) \
 	$(RUN)pytest -s tests/e2e/test_inbox_fire.py
 

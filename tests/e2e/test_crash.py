@@ -165,6 +165,23 @@ LADDER_BLOWS = [Blow("candidate_tried", after, number) for number in (1, 2) for 
 LADDER_BLOWS += [Blow("attempt_ended", False)]
 
 
+def test_a_conversation_never_goes_on_over_a_tree_that_does_not_belong_to_it(
+    open_tmp: Path, processes, model: str
+) -> None:
+    repository, home = drop(open_tmp)
+    assert run(processes, home, model, Blow("tool_ran", True, 5)) == -signal.SIGKILL
+    assert the_record(home).tools_run[-1].name in ("edit_file", "run_command")
+    shutil.rmtree(home / "workspaces" / the_record(home).id)
+    assert run(processes, home, model, None) == 0
+
+    record = the_record(home)
+    assert record.ended is not None
+    assert record.ended.outcome == "failed"
+    assert "the private clone of the task is gone, and with it what had been done in it" in record.ended.reason
+    assert f"nightcrew retry {record.id}" in record.ended.reason
+    assert git(repository, "branch", "--list", "nightcrew/*") == ""
+
+
 @pytest.mark.parametrize("blow", LADDER_BLOWS, ids=str)
 def test_a_killed_ladder_goes_on_with_the_next_candidate(blow: Blow, open_tmp: Path, processes, model: str) -> None:
     repository, home = drop(open_tmp)

@@ -2,7 +2,8 @@
 
 What two runs may differ in, and nothing else, is taken out here:
 
-- claims, waits for an endpoint, and the hosts of a way out (their counts and order): `_KINDS`
+- claims, waits for an endpoint, and the hosts of a way out (their counts and order, which a crash may take before they
+  are summed up): `_KINDS`, `_COUNTS`
 - times, and numbers of seconds, in fields and in texts: `_FIELDS`, `_TIMES`
 - tokens that the model server had cached, and what is counted of them: `_FIELDS`, `_CACHED`
 - names of commits, which hold a time: each is replaced by its tree and message; names of trees stay
@@ -31,6 +32,7 @@ _CANCELS = re.compile("a person cancelled the task|cancelled by a person")
 _CACHED = re.compile(r"(of them from the cache \| )[^|]*")
 _PROMPTS = re.compile(r"(prompt.tokens[^\d\n]*)[\d,]+")
 _REACHED = re.compile(r"## What was reached\n.*?(?=\n## )", re.DOTALL)
+_COUNTS = re.compile(r"^(\| `mirror\.test:\d+` \| `[^`]*` )\|.*$", re.MULTILINE)
 _COMMIT = re.compile(r"\b[0-9a-f]{40}\b|\b[0-9a-f]{12}\b")
 
 
@@ -121,11 +123,10 @@ def _file(path: Path, names: _Names) -> str:
         report = json.loads(text)
         report["hosts"] = []
         return json.dumps(_plain(report, names), indent=1, sort_keys=True)
-    return (
-        text
-        if path.suffix == ".patch"
-        else names.replaced(_CANCELS.sub("cancelled", _CACHED.sub(r"\1", _TIMES.sub("T", text))))
-    )
+    if path.suffix == ".patch":
+        return text
+    text = _COUNTS.sub(r"\1", _CACHED.sub(r"\1", _TIMES.sub("T", text)))
+    return names.replaced(_CANCELS.sub("cancelled", text))
 
 
 def _plain(value: Any, names: _Names) -> Any:

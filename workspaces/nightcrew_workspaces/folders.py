@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import shutil
 import stat
@@ -63,6 +64,19 @@ def remove_tree(path: Path) -> None:
                     if not inner.is_symlink() and not os.access(inner, os.R_OK | os.W_OK | os.X_OK):
                         inner.chmod(stat.S_IRWXU)
     shutil.rmtree(path, ignore_errors=True)
+
+
+def sync_file_system(path: Path) -> None:
+    """Bring everything that was written to the file system of this directory onto the disk: syncfs(2), one call for
+    the thousands of files that git leaves unsynced. Raises `OSError`."""
+    library = ctypes.CDLL(None, use_errno=True)
+    handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        if library.syncfs(handle) != 0:
+            number = ctypes.get_errno()
+            raise OSError(number, os.strerror(number), str(path))
+    finally:
+        os.close(handle)
 
 
 def sync_folder(path: Path) -> None:

@@ -40,7 +40,16 @@ from nightcrew_workspaces.egress_rules import AllowList
 from nightcrew_workspaces.errors import GitError, HarvestRefused, WorkspaceError
 from nightcrew_workspaces.eviction import evict
 from nightcrew_workspaces.files import Files
-from nightcrew_workspaces.folders import Size, copy_readable, give_to, make_folder, make_root, remove_tree, sync_folder
+from nightcrew_workspaces.folders import (
+    Size,
+    copy_readable,
+    give_to,
+    make_folder,
+    make_root,
+    remove_tree,
+    sync_file_system,
+    sync_folder,
+)
 from nightcrew_workspaces.git import IDENTITY, SHA, Git, safe_config
 from nightcrew_workspaces.gitbox import GitBox
 from nightcrew_workspaces.harvest import MAX_PACK_MIB, Harvest, look_again, take_in
@@ -139,6 +148,8 @@ class Workspaces:
         making = self.root / f".new-{task}-{secrets.token_hex(6)}"
         try:
             await self._make(making, source, attachments)
+            # The journal is about to say that it is there: that has to be true after a power cut, too.
+            await anyio.to_thread.run_sync(sync_file_system, making)
             making.rename(folder)
             sync_folder(self.root)
         except BaseException:

@@ -147,6 +147,11 @@ class Work:
             kept = AttachmentStore(self._config.attachments).of(owner, record.request)
             created = await self._workspaces.create(record.id, record.request.repo, base, attachments=kept)
             workspace = await self._stack.enter_async_context(created)
+            if record.tree not in (None, workspace.base_tree):
+                raise WorkspaceError(
+                    "the private clone of the task is gone, and with it what had been done in it, so the conversation "
+                    f"cannot go on: `nightcrew retry {record.id}` begins anew"
+                )
         self.workspace = workspace
         return workspace
 
