@@ -255,5 +255,6 @@ def _run(
     siege.tally.seconds = time.monotonic() - begun
     touched = [str(repository) for repository in repositories if not untouched(repository, before[repository])]
     for path in place.iterdir():
-        shutil.rmtree(path)
+        shutil.rmtree(path, ignore_errors=True)
+        assert not path.exists()
     return found, siege.tally, touched

@@ -471,7 +471,8 @@ async def test_a_command_with_a_way_out_is_still_itself(open_tmp, world):
         assert (await box.capture(["cat"], stdin=b"data")).stdout == b"data"
         assert (await box.run(["nonexistent-program"])).exit_code == 127
         # What it inherits: no ignored signals of Python's, no descriptors, no child that it would wait for.
-        state = "grep SigIgn /proc/self/status; ls /proc/self/fd | wc -l; cat /proc/$$/task/$$/children | wc -w"
+        children = "read -r children < /proc/$$/task/$$/children; echo $children"
+        state = f"grep SigIgn /proc/self/status; ls /proc/self/fd | wc -l; {children}"
         plain, with_it = await make_box(workspace).run(state), await box.run(state)
         assert with_it.output == plain.output
 
