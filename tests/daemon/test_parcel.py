@@ -10,6 +10,7 @@ import tarfile
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
 from nightcrew.service import parcel
 from nightcrew.service.parcel import EVENTS, Manifest, ParcelRefused, open_parcel, write_parcel
@@ -143,6 +144,13 @@ def test_the_same_name_twice_and_sizes_over_the_limit_are_refused(file: Path, mo
     file.write_bytes(whole)
     monkeypatch.setattr(parcel, "_LIMITS", tuple((pattern, min(most, 2000)) for pattern, most in parcel._LIMITS))
     refused(file, "more than")
+
+
+@pytest.mark.parametrize("field", ["task", "name"])
+@pytest.mark.parametrize("name", ["../../evil", "/evil", "", ".", "a/b", "a\n", "é", "x" * 129])
+def test_a_task_that_could_not_name_its_files_is_refused(field: str, name: str):
+    with pytest.raises(ValidationError):
+        Manifest.model_validate({**MANIFEST.model_dump(), field: name})
 
 
 def test_a_manifest_that_says_otherwise_than_what_is_there_is_refused(file: Path):

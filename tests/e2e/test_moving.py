@@ -234,6 +234,7 @@ async def test_events_that_are_none_do_not_fold_or_are_not_what_the_manifest_say
         ([("task_claimed", "task_flew")], {}, "events cannot be read"),
         ([('"seq":2,', '"seq":7,')], {}, "events cannot be read"),
         ([('"task":"ended"', '"task":"../x"')], {}, "its manifest says something else"),
+        ([], {"name": "another"}, "its manifest says something else"),
         ([], {"ended": False}, "its manifest says something else"),
         ([], {"task": "queued"}, "its manifest says something else"),
         ([], {"tree": "e" * 40}, "its manifest says something else"),
@@ -243,6 +244,17 @@ async def test_events_that_are_none_do_not_fold_or_are_not_what_the_manifest_say
             await take_in(config, parcel_of(tmp_path, "ended", swap=swap, **changes))
     with Journal.open(config.journal) as journal:
         assert journal.tasks() == []
+
+
+async def test_a_name_that_would_leave_the_outbox_is_refused(tmp_path: Path):
+    build(tmp_path / "home" / "journal.sqlite")
+    config = Config(home=tmp_path / "other")
+    with Journal.open(tmp_path / "home" / "journal.sqlite") as journal:
+        swap = [(f'"name":"{journal.record("ended").name}"', '"name":"../../evil"')]
+    for changes, why in (({}, "its manifest says something else"), ({"name": "../../evil"}, "should match pattern")):
+        with pytest.raises(ParcelRefused, match=why):
+            await take_in(config, parcel_of(tmp_path, "ended", swap=swap, **changes))
+    assert list(tmp_path.rglob("*evil*")) == []
 
 
 async def test_an_id_that_is_another_tasks_here_is_refused_and_a_repository_that_is_not_here_too(tmp_path: Path):

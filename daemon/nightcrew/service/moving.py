@@ -232,8 +232,8 @@ def _events(parcel: Parcel) -> list[Recorded]:
 def _check(manifest: Manifest, record: TaskRecord) -> None:
     """The manifest must say of the task what its events say."""
     base = record.opened.base_commit if record.opened else None
-    said = (manifest.task, manifest.ended, manifest.base_commit)
-    if said != (record.id, record.ended is not None, base) or manifest.tree not in (None, record.tree):
+    said = (manifest.task, manifest.name, manifest.ended, manifest.base_commit)
+    if said != (record.id, record.name, record.ended is not None, base) or manifest.tree not in (None, record.tree):
         raise ParcelRefused("its manifest says something else than its events")
 
 

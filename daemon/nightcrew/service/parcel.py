@@ -44,6 +44,8 @@ _LIMITS: tuple[tuple[re.Pattern[str], int], ...] = (
 )
 """Names that may stand in it, with the most bytes of each."""
 _MOST_FILES = 12
+_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$"
+"""Of a task and of its files: nothing that leads out of a folder."""
 
 
 class ParcelRefused(NightcrewError):
@@ -62,8 +64,9 @@ class Manifest(Frozen):
 
     format: Literal["nightcrew.task"] = "nightcrew.task"
     version: Literal[1] = 1
-    task: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")
-    name: str
+    task: str = Field(pattern=_NAME)
+    name: str = Field(pattern=_NAME)
+    """What its result files are called after."""
     ended: bool
     machine: str
     """That it comes from."""
