@@ -15,16 +15,17 @@ import pytest
 
 from fakes.manager import Manager
 from fakes.records import opened
+from fakes.services import request
 from fakes.workers import FakeWorker
 from nightcrew.config import Config
 from nightcrew.domain import Plan, Step
-from nightcrew.events import AttemptStarted, PlanWritten, TaskSubmitted, ToolRan
+from nightcrew.events import AttemptStarted, PlanWritten, Recorded, TaskClaimed, TaskSubmitted, ToolRan
 from nightcrew.journal import Journal
 from nightcrew.service import Service
 from nightcrew.service.herald import PARTS, STOP_STEP_SECONDS, Herald, status_line
 from nightcrew.service.notify import Notifier, passed_sockets
 from nightcrew.service.whereabouts import Whereabouts
-from nightcrew_tools.contract import TaskRequest, TaskState
+from nightcrew_tools.contract import TaskState
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(20)]
 
@@ -39,10 +40,6 @@ def manager(tmp_path: Path) -> Iterator[Manager]:
 def journal(tmp_path: Path) -> Iterator[Journal]:
     with Journal.open(tmp_path / "home/journal.sqlite") as journal:
         yield journal
-
-
-def request(text: str) -> TaskRequest:
-    return TaskRequest(title=text, text=text, repo="/nowhere")
 
 
 # --- the protocol
@@ -217,7 +214,18 @@ async def test_the_status_of_a_service_names_the_task_that_another_process_submi
             journal.request_cancel(task)
         wanted = "STATUS=1 running: two starting"
         await anyio.to_thread.run_sync(manager.wait, lambda said: wanted in said, wanted)
+        with Journal.open(config.journal) as journal:
+            journal.submit(request("hang", after=("two",)), origin="cli", name_hint="three")
+            journal.submit(request("hang", schedule="daily 03:00"), origin="cli", name_hint="four")
+        wanted = "STATUS=1 running, 1 waiting for other tasks, 1 scheduled: two starting"
+        await anyio.to_thread.run_sync(manager.wait, lambda said: wanted in said, wanted)
         service.stop()
+
+
+def test_nothing_is_kept_for_a_status_that_nobody_hears() -> None:
+    herald = Herald(Notifier({}))
+    herald.observe(Recorded(task="a", seq=2, at="2026-01-01T00:00:00.000Z", event=TaskClaimed(worker="w")))
+    assert herald._running == {}
 
 
 # --- the end

@@ -296,9 +296,10 @@ class Journal(Steering):
 
     def counts(self) -> dict[TaskState, int]:
         """How many tasks there are in each state that is not the end; a state without any may be missing."""
+        states = [state for state in TaskState if state is not TaskState.ENDED]
         rows = self._database.all(
-            "SELECT state, count(*) FROM task WHERE state IN (?, ?, ?) GROUP BY state",
-            *(TaskState.QUEUED, TaskState.RUNNING, TaskState.WAITING),
+            f"SELECT state, count(*) FROM task WHERE state IN ({', '.join('?' * len(states))}) GROUP BY state",  # noqa: S608 - only marks
+            *states,
         )
         return {TaskState(state): count for state, count in rows}
 

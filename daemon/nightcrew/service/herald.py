@@ -53,6 +53,8 @@ class Herald:
 
     def observe(self, recorded: Recorded) -> None:
         """Take in an event that this service wrote."""
+        if not self._notifier.heard:
+            return
         self._fresh = True
         if (known := self._running.get(recorded.task)) is not None:
             known.see(recorded.event)
@@ -85,14 +87,11 @@ class Herald:
     async def stop(self) -> None:
         """Say that the service stops, and ask for time as long as the loop goes on. To be cancelled when it has."""
         began = self._clock()
-        self._notifier.send("STOPPING=1", f"STATUS={self._stopping()}")
+        self._notifier.send("STOPPING=1", "STATUS=stopping: running tasks are put down and go on at the next start")
         while self._clock() - began < STOP_SECONDS:
             usec = round(STOP_STEP_SECONDS * 2e6)
             self._notifier.send(f"EXTEND_TIMEOUT_USEC={usec}", "WATCHDOG=1")
             await anyio.sleep(STOP_STEP_SECONDS)
-
-    def _stopping(self) -> str:
-        return "stopping: running tasks are put down and go on at the next start"
 
     def _feed(self, moment: float) -> None:
         self._beats.clear()
