@@ -138,6 +138,29 @@ async def test_a_full_disk_stops_what_runs_takes_nothing_new_and_goes_on_from_th
 
 
 @pytest.mark.anyio
+async def test_a_journal_that_cannot_be_read_for_a_while_does_not_end_the_service(
+    tmp_path: Path, quick: None, monkeypatch: pytest.MonkeyPatch
+):
+    failing, read = False, Journal.data_version
+
+    def version(journal: Journal) -> int:
+        if failing:
+            raise JournalUnavailable("the disk fails")
+        return read(journal)
+
+    monkeypatch.setattr(Journal, "data_version", version)
+    config, worker, said = settings(tmp_path / "home"), FakeWorker(), []
+    async with serving(config, worker, said) as one:
+        failing = True
+        await until(lambda: "no new work is taken: the disk fails" in said)
+        failing = False
+        await until(lambda: not one.health.trouble)
+        with Journal.open(config.journal) as journal:
+            journal.submit(request("deliver"), origin="cli", name_hint="fix")
+            await until(lambda: [view.outcome for view in journal.tasks()] == [Outcome.DELIVERED])
+
+
+@pytest.mark.anyio
 async def test_a_dropped_file_waits_in_the_inbox_while_there_is_no_room(tmp_path: Path, quick: None):
     repo = make_repository(tmp_path / "repo")
     with small_disk(tmp_path / "home", 4) as home:

@@ -10,8 +10,18 @@ import anyio
 import pytest
 
 from fakes.manager import Manager
+from fakes.repos import make_repository
+from fakes.services import until
 from fakes.workers import FakeWorker
-from nightcrew.config import BoxSettings, Config, LogSettings, McpSettings, WorkspaceSettings
+from nightcrew.config import (
+    BoxSettings,
+    Config,
+    CrewSettings,
+    LogSettings,
+    McpSettings,
+    RoleSettings,
+    WorkspaceSettings,
+)
 from nightcrew.errors import ConfigError
 from nightcrew.journal import Journal
 from nightcrew.service import Service, serve
@@ -66,6 +76,22 @@ def test_the_keys_exist() -> None:
     assert set(Config.model_fields) >= AT_ONCE | FOR_NEW_TASKS | {key.partition(".")[0] for key in NEEDS_RESTART}
 
 
+async def test_a_crew_that_a_reload_brings_has_an_inbox(config: Config, tmp_path: Path) -> None:
+    repository, worker = make_repository(tmp_path / "repository"), FakeWorker()
+    service = Service(config, open_worker=worker.open, say=lambda _: None)
+    mine = CrewSettings(planner=RoleSettings(base_url="http://127.0.0.1:9/v1"))
+    async with anyio.create_task_group() as group:
+        group.start_soon(service.run)
+        await service.started.wait()
+        service.reload(config.model_copy(update={"crews": {"mine": mine}}))
+        folder = config.inbox / "mine"
+        folder.mkdir()
+        (folder / "fix.md").write_text(f"---\nrepo: {repository}\n---\ndeliver\n")
+        with Journal.open(config.journal) as journal:
+            await until(lambda: [view.crew for view in journal.tasks()] == ["mine"])
+        service.stop()
+
+
 async def test_a_reload_loses_no_task_and_a_wrong_configuration_keeps_the_old_one(
     config: Config, tmp_path: Path
 ) -> None:
@@ -76,11 +102,6 @@ async def test_a_reload_loses_no_task_and_a_wrong_configuration_keeps_the_old_on
         if isinstance(one, ConfigError):
             raise one
         return one
-
-    async def until(condition) -> None:
-        with anyio.fail_after(10):
-            while not condition():  # noqa: ASYNC110
-                await anyio.sleep(0.01)
 
     with Manager(tmp_path) as manager:
         herald = Herald(Notifier(manager.environ()))

@@ -73,7 +73,7 @@ class Intake:
     """Takes task files from the inbox into the journal; `run` until cancelled.
 
     `on_accept` gets the view of each new task, `on_reject` file name and reason; neither may raise. `clock` counts
-    seconds and never goes back.
+    seconds and never goes back. `current` is what names the crews and repositories, where that changes meanwhile.
     """
 
     def __init__(
@@ -85,8 +85,10 @@ class Intake:
         on_accept: Callable[[TaskView], None] | None = None,
         on_reject: Callable[[str, str], None] | None = None,
         clock: Callable[[], float] = time.monotonic,
+        current: Callable[[], Config] | None = None,
     ) -> None:
         self._config = config
+        self._current = current or (lambda: config)
         self._folder = DropFolder(config.inbox, config.rejected, known_names(config))
         self._store = AttachmentStore(config.attachments)
         self._admission = Admission(self._folder, config.limits, self._store)
@@ -151,7 +153,7 @@ class Intake:
 
     def _prepare(self) -> None:
         self._folder.prepare()
-        self._folder.known = known_names(self._config)  # a crew is a file, and a new one needs no restart
+        self._folder.known = known_names(self._current())  # a crew is a file, and a new one needs no restart
         if group := self._config.inbox_settings.group:
             for remark in open_to_group(group, self._config):
                 self._say(remark)

@@ -34,6 +34,8 @@ class Capacity:
 
     def idle_endpoints(self) -> list[str]:
         """Endpoints that have a limit, and that no crew talks to: most likely a slip of the pen."""
+        if not self._config.endpoints:
+            return []
         used = {url for crew in limited(self._config, environment()).values() for url in crew.endpoints}
         return [url for url in self._config.endpoints if url.rstrip("/") not in used]
 

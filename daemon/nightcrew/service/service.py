@@ -165,7 +165,7 @@ class Service:
             if why := journal.refuses(request, name_hint=request.id or ""):
                 raise TaskFileError(f"`after`: {why}")
 
-        return Intake(self._config, journal, validate=check, on_reject=self._on_reject)
+        return Intake(self._config, journal, validate=check, on_reject=self._on_reject, current=lambda: self._config)
 
     def _observe(self, recorded: Recorded) -> None:
         self.herald.observe(recorded)
@@ -186,8 +186,8 @@ class Service:
             except JournalUnavailable as error:
                 self.health.report(error)
                 good = False
-            version, look_at = journal.data_version(), time.monotonic() + LOOK_SECONDS
-            while not self._wake.is_set() and journal.data_version() == version and not self._any_due():
+            version, look_at = self._version(journal), time.monotonic() + LOOK_SECONDS
+            while not self._wake.is_set() and self._version(journal) == version and not self._any_due():
                 self.herald.beat("dispatch", journal, self.health.trouble)
                 if time.monotonic() >= look_at:
                     break
@@ -195,6 +195,14 @@ class Service:
                     await self._wake.wait()
                 if self.health.good() and not good:
                     break
+
+    def _version(self, journal: Journal) -> int | None:
+        """See `Journal.data_version`; None while the disk does not let it be read."""
+        try:
+            return journal.data_version()
+        except JournalUnavailable as error:
+            self.health.report(error)
+            return None
 
     def _begin(self, journal: Journal, locks: RunLocks, attendant: Attendant, group: TaskGroup) -> None:
         """Start what may start now, and write the reports that are owed."""
