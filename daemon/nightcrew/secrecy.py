@@ -19,7 +19,9 @@ _LOGIN = re.compile(r"(?<=://)[^/@\s\"'\\]+@")
 _HEADER = re.compile(
     r"(?i)(authorization[\"']?\s*[:=,]\s*[\"']?(?:bearer|basic)\s+|\bbearer\s+(?=\S{16}))[^\s\"',)\\]+"
 )
-_WORD = re.compile(r"[A-Za-z0-9._~+/=-]{20,}")
+_SHORTEST = 20
+_WORD = re.compile(rf"(\\*)([A-Za-z0-9._~+/=-]{{{_SHORTEST},}})")
+"""What may be a token, with the backslashes before it: in JSON, and JSON within JSON, the rest of an escape follows."""
 
 
 def without_login(text: str) -> str:
@@ -61,12 +63,20 @@ class Secrets:
     def hide_values(self, text: str) -> str:
         """`text` without what was added. For what is somebody else's text: nothing more is touched."""
         if self._digests:
-            text = _WORD.sub(lambda word: HIDDEN if self._is_token(word[0]) else word[0], text)
+            text = _WORD.sub(lambda found: found[1] + self._hide_tokens(found[2], escaped=bool(found[1])), text)
         return text if self._pattern is None else self._pattern.sub(HIDDEN, text)
 
     def hide(self, text: str) -> str:
         """`text` without those, and without logins in URLs and authorization headers. For words of ours."""
         return _HEADER.sub(rf"\1{HIDDEN}", _LOGIN.sub(f"{HIDDEN}@", self.hide_values(text)))
+
+    def _hide_tokens(self, word: str, *, escaped: bool) -> str:
+        """`escaped`: the word may begin with the end of an escape, `n` or `u00e9`, which has to stay."""
+        for start in (0, 1, 5) if escaped else (0,):
+            if self._is_token(word[start:]):
+                return word[: start or int(escaped)] + HIDDEN
+        parts = re.split("([=/])", word)  # TOKEN=..., http://host/...
+        return "".join(HIDDEN if len(part) >= _SHORTEST and self._is_token(part) else part for part in parts)
 
     def _is_token(self, word: str) -> bool:
         return any(

@@ -60,6 +60,14 @@ def test_a_token_is_found_by_its_hash(secrets: Secrets) -> None:
     assert secrets.hide(f"got {token}. and {token[:-1]}") == f"got {HIDDEN} and {token[:-1]}"
 
 
+@pytest.mark.parametrize("before", ["", "got ", "\n", "\t", "\\", "é", "TOKEN=", "http://host/", '"', "a\r\n"])
+def test_a_token_is_found_whatever_stands_before_it_and_in_json_too(secrets: Secrets, before: str) -> None:
+    token = "Zk3_4-abcdefghijklmnopqrstuvwx"
+    secrets.add_digests([hashlib.sha256(token.encode()).digest()])
+    for text in (f"{before}{token}", json.dumps(f"{before}{token}"), json.dumps(json.dumps(f"{before}{token}\n"))):
+        assert token not in secrets.hide_values(text)
+
+
 def test_passwords_of_urls_are_known_plain_and_decoded(secrets: Secrets) -> None:
     secrets.add_url("http://ann:p%40ssw0rd9@proxy:3128")
     assert secrets.hide("p@ssw0rd9 p%40ssw0rd9 ann") == f"{HIDDEN} {HIDDEN} ann"
