@@ -102,6 +102,21 @@ async def test_a_task_that_is_damaged_while_it_runs_stops_and_the_service_goes_o
         assert journal.view(broken).outcome is None
 
 
+def test_a_damaged_task_that_waits_keeps_nobody_from_ending(config: Config):
+    with Journal.open(config.journal) as journal:
+        first = submit(journal, "one")
+        broken = submit(journal, "two", after=(first,))
+        last = submit(journal, "three", after=(broken,))
+        break_event(config, broken)
+        journal.request_cancel(first)
+        assert journal.view(first).outcome is Outcome.CANCELLED
+        assert journal.view(broken).outcome is None
+        journal.request_cancel(broken)
+        assert journal.view(broken).outcome is Outcome.CANCELLED
+        assert journal.view(last).outcome is Outcome.FAILED
+        assert last in journal.owed()
+
+
 def test_list_show_and_doctor_name_it_and_cancel_ends_it(config: Config, cli: Command):
     with Journal.open(config.journal) as journal:
         broken, fine = submit(journal, "deliver"), submit(journal, "fine")

@@ -322,6 +322,20 @@ def test_tasks_that_would_wait_for_each_other_are_refused(journal: Journal):
     assert journal.refuses(itself, name_hint="Me") == "it is to come after itself (`me`)"
 
 
+def test_a_task_may_come_after_one_that_has_the_name_it_would_have_liked(journal: Journal):
+    first = submit(journal, "me")
+    request = REQUEST.model_copy(update={"after": ("me",)})
+    assert journal.refuses(request, name_hint="Me") is None
+    later = submit(journal, "me", after=("me",))
+    assert (journal.view(later).state, journal.view(later).name) == (TaskState.BLOCKED, f"me-{later}")
+    end(journal, first, Outcome.DELIVERED)
+    assert journal.view(later).state is TaskState.QUEUED
+
+
+def test_a_task_without_a_name_may_come_after_one_that_is_called_task(journal: Journal):
+    assert journal.refuses(REQUEST.model_copy(update={"after": ("task",)}), name_hint="") is None
+
+
 # --- holding
 
 

@@ -47,6 +47,7 @@ class Damage:
         self._queue.pay(task)  # nobody could write its report
         self._queue.drop_signals(task, "cancel", "pause")
         self._queue.forget_needs(task)
+        self._events.release(row, ended.outcome)
 
     def examine(self) -> list[str]:
         """What is wrong with the file and with tasks that have not ended, in sentences; nothing is written."""

@@ -120,7 +120,9 @@ class Journal(Steering):
     def refuses(self, request: TaskRequest, *, name_hint: str) -> str | None:
         """Why a task may not come after those that it names, None when it may: they wait for it in turn, or have ended
         without a delivery."""
-        own = {request.id or "", slug(name_hint)} - {""}
+        own = {request.id} if request.id else set[str]()
+        if name_hint and self._queue.called(name := slug(name_hint)) is None:  # else it will be called something else
+            own.add(name)
         return refusal(self._queue, self._views, request.after, own)
 
     def retry(self, task: str, *, step: int | None = None, task_id: str | None = None) -> Recorded:

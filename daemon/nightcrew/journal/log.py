@@ -146,7 +146,7 @@ class Log:
         recorded = Recorded.model_construct(task=task, seq=seq, at=at, event=event, elapsed=elapsed)
         self._append(recorded, row)
         if isinstance(event, TaskEnded):
-            self._release(row, event.outcome)
+            self.release(row, event.outcome)
         return recorded
 
     def end_here(self, task: str, outcome: Outcome, reason: str, *, report: bool) -> None:
@@ -164,8 +164,9 @@ class Log:
         """Use this fold for the next events of its task; it is advanced here and nowhere else."""
         self._live[record.id] = record
 
-    def _release(self, ended: Row, outcome: Outcome) -> None:
-        """Let those start that came after a task, or end them too, and those that came after them."""
+    def release(self, ended: Row, outcome: Outcome) -> None:
+        """Let those start that came after a task, or end them too, and those that came after them. One that is damaged
+        goes on waiting: it could not start."""
         gone = deque([(ended, outcome)])
         while gone:
             row, how = gone.popleft()
@@ -178,8 +179,13 @@ class Log:
                         self._queue.set_state(dependent, self.ready(dependent))
                     continue
                 event = TaskEnded(outcome=Outcome.FAILED, reason=comes_after(row.name, how))
+                following = Recorded.model_construct(task=dependent, seq=after.seq + 1, at=now(), event=event)
+                try:
+                    self._append(following, after)
+                except JournalCorrupt:
+                    self._queue.add_need(dependent, row.id)
+                    continue
                 self._queue.owe(dependent)
-                self._append(Recorded.model_construct(task=dependent, seq=after.seq + 1, at=now(), event=event), after)
                 gone.append((after, Outcome.FAILED))
 
     def _append(self, recorded: Recorded, row: Row) -> None:
